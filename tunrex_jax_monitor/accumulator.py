@@ -1,0 +1,209 @@
+"""RewardAccumulator: the configuration, and the pure functions of a state that it fixes.
+
+    acc = RewardAccumulator(("format", "answer"), group_size=8)
+    state = acc.init()
+    state = acc.update(state, {"format": f, "answer": a})   # inside your jitted step
+    acc.record(state).scalars["answer/mean"]                # anywhere outside it
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, UInt
+
+from tunrex_jax_monitor.device import alerts, batch, summary, update
+from tunrex_jax_monitor.device import state as state_lib
+from tunrex_jax_monitor.device.config import Config, invalid
+from tunrex_jax_monitor.device.state import MonitorState
+from tunrex_jax_monitor.device.summary import Summary
+
+if TYPE_CHECKING:
+    from tunrex_jax_monitor.host.record import Record
+
+Mask = ArrayLike | Mapping[str, ArrayLike] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardAccumulator(Config):
+    """Statistics and alerts of R reward functions; frozen and hashable, so it may be closed over or a static argument.
+
+    `Config` lists the arguments. No method has effects; every method but `record` and `unpack` may be traced.
+    """
+
+    def init(self, batch_size: int | None = None) -> MonitorState:
+        """Return a state that has seen nothing.
+
+        Args:
+          batch_size: samples per step; the window is made to hold at least that many.
+        """
+        size = self.window_size
+        if batch_size is not None:
+            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+                raise invalid("batch_size", batch_size, "a whole number, 1 or more", "Leave it out for window_size.")
+            size = max(size, batch_size)
+        return state_lib.init(self, size)
+
+    def update(
+        self,
+        state: MonitorState,
+        rewards: Mapping[str, ArrayLike],
+        *,
+        mask: Mask = None,
+        lengths: ArrayLike | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
+    ) -> MonitorState:
+        """Fold one training step's rewards into the state.
+
+        Args:
+          state: what `init` or the last `update` returned.
+          rewards: maps each name to an array of one common shape, [N] or [B, G]; any real dtype, computed in float32.
+          mask: True where a sample exists; of that shape, or a mapping from names to such masks.
+          lengths: completion lengths, of that shape.
+          axis_name: inside `shard_map`, the mesh axes that the samples are sharded over, on their first axis.
+
+        Returns:
+          The next state, of the same structure, shapes and dtypes.
+
+        Raises:
+          ValueError: while tracing, when a name, a shape or a dtype is wrong.
+        """
+        step = batch.collect(self, rewards, mask, lengths, axis_name)
+        _warn_if_cut(step.raw.shape[1], state.window.shape[1])
+        return update.update(self, state, step)
+
+    def outlier_mask(
+        self, state: MonitorState, rewards: Mapping[str, ArrayLike], *, mask: Mask = None
+    ) -> dict[str, Bool[Array, "..."]]:
+        """Return, per reward, which samples lie beyond `std_threshold` standard deviations of the window in `state`.
+
+        Score a batch before it is folded in: inside its own window of n samples none can exceed sqrt(n - 1). All False
+        until the window holds `min_samples`; False where a sample is masked or not finite.
+        """
+        step = batch.collect(self, rewards, mask, None, None)
+        stats = update.window_stats(self, state, state_lib.unpack(self, state))
+        low, high = alerts.limits(stats, self)
+        values = step.values[: self.rewards]
+        outside = (values < low[:, None]) | (values > high[:, None])
+        return {
+            name: outside[i, : np.size(rewards[name])].reshape(jnp.shape(rewards[name]))
+            for i, name in enumerate(self.reward_names)
+        }
+
+    def merge(self, a: MonitorState, b: MonitorState) -> MonitorState:
+        """Return the state after the steps of `a` and then those of `b`.
+
+        Associative, with `init()` as identity. Commutative in counters, moments, sketch and group sums; the window, the
+        averages, the trace and the events keep the order.
+        """
+        return update.merge(self, a, b)
+
+    def summarize(self, state: MonitorState) -> Summary:
+        """Reduce a state to what an emission sends."""
+        return summary.summarize(self, state)
+
+    def pack(self, state: MonitorState) -> UInt[Array, " n"]:
+        """Return the summary as one uint32 buffer: word 0 names the layout, word 1 is the update count."""
+        return summary.pack(self, state)
+
+    def unpack(self, words: np.ndarray) -> Summary:
+        """Invert `pack`, bit by bit, into numpy arrays; a buffer of another layout is a ValueError."""
+        return summary.unpack_words(self, words)
+
+    def reset_interval(self, state: MonitorState) -> MonitorState:
+        """Forget the interval and keep the run; `Reporter` does it at each emission."""
+        return update.reset_interval(self, state)
+
+    @property
+    def update_jit(self) -> Callable[..., MonitorState]:
+        """`update` as a jitted function of its own that donates the state, for rewards computed outside a jitted step."""
+        return partial(_update_jit, self)
+
+    def update_and_emit(
+        self,
+        state: MonitorState,
+        rewards: Mapping[str, ArrayLike],
+        callback: Callable[[Any], None],
+        *,
+        mask: Mask = None,
+        lengths: ArrayLike | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
+    ) -> MonitorState:
+        """Update, and every `log_frequency` steps hand the packed summary to a host callback, inside the program.
+
+        For loops that the host never sees. A program with a callback leaves JAX's fast dispatch path even while the
+        callback does not fire; prefer `Reporter.step` where the host runs the loop.
+
+        Args:
+          state: as in `update`.
+          rewards: as in `update`.
+          callback: `reporter.callback`, or any function of one uint32 array that neither raises nor blocks.
+          mask: as in `update`.
+          lengths: as in `update`.
+          axis_name: as in `update`.
+        """
+        state = self.update(state, rewards, mask=mask, lengths=lengths, axis_name=axis_name)
+
+        def emit(state: MonitorState) -> MonitorState:
+            jax.debug.callback(callback, self.pack(state))
+            return self.reset_interval(state)
+
+        due = state.counts[1, 0] >= np.uint32(self.log_frequency)
+        return jax.lax.cond(due, emit, lambda state: state, state)
+
+    def scan_chunk(
+        self, step: Callable[[Any, Any], tuple[Any, Mapping[str, ArrayLike]]]
+    ) -> Callable[[tuple[Any, MonitorState], Any], tuple[tuple[Any, MonitorState], UInt[Array, " n"]]]:
+        """Return a `lax.scan` body that runs a chunk of steps and yields one packed row.
+
+        Args:
+          step: `(carry, x) -> (carry, rewards)`.
+
+        Returns:
+          `((carry, state), xs) -> ((carry, state), words)`; `xs` holds the inputs of one chunk on its first axis.
+        """
+
+        def inner(carry: tuple[Any, MonitorState], x: Any) -> tuple[tuple[Any, MonitorState], None]:
+            user, rewards = step(carry[0], x)
+            return (user, self.update(carry[1], rewards)), None
+
+        def chunk(carry: tuple[Any, MonitorState], xs: Any) -> tuple[tuple[Any, MonitorState], Array]:
+            (user, state), _ = jax.lax.scan(inner, carry, xs)
+            return (user, self.reset_interval(state)), self.pack(state)
+
+        return chunk
+
+    def record(self, state_or_summary: MonitorState | Summary, step: int | None = None) -> "Record":
+        """Read a state, or a summary, into a `Record`; blocks until it is computed.
+
+        A state also gives the run quantiles and histograms, which a summary does not carry.
+
+        Args:
+          state_or_summary: a `MonitorState`, or what `summarize` or `unpack` returned.
+          step: the owner's step; the number of updates by default.
+        """
+        from tunrex_jax_monitor.host.transfer import read
+
+        return read(self, state_or_summary, step)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1, static_argnames="axis_name")
+def _update_jit(
+    acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, ArrayLike], **options: Any
+) -> MonitorState:
+    return acc.update(state, rewards, **options)
+
+
+def _warn_if_cut(samples: int, window: int) -> None:
+    if samples > window:
+        message = (
+            f"A step of {samples} samples does not fit the window of {window}: window statistics keep its last {window}. "
+            f"Use init(batch_size={samples}) or window_size={samples} to cover a whole step."
+        )
+        warnings.warn(message, stacklevel=4)

@@ -1,0 +1,1 @@
+"""What runs inside jit: pure functions of arrays. Nothing here prints, reads a clock or imports `host`."""

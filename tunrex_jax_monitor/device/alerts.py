@@ -1,0 +1,245 @@
+"""Alert rules: bits per reward and step, computed against the state before the step.
+
+A rule has a condition to enter and a weaker one to stay (hysteresis). An episode begins when the first holds, is
+counted once, and ends after `cooldown_steps` steps on which the second does not hold. `literal` is the original
+document's table: no weaker condition, no cool-down. Names, texts and remedies live in `host.messages`.
+"""
+
+import enum
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt
+
+from tunrex_jax_monitor.device import ema
+from tunrex_jax_monitor.device.bits import count_to_float, from_order_key
+from tunrex_jax_monitor.device.config import Config
+from tunrex_jax_monitor.device.ema import Ema
+from tunrex_jax_monitor.device.sketch import Sketch
+from tunrex_jax_monitor.device.window import WindowStats
+
+FREQUENT = 0.005  # a value with this share of the run is an atom of the distribution, not an outlier
+SCALE_FLOOR = 1e-6  # of |mean|: below it a deviation is float32 rounding
+PRIOR_OUTLIERS, PRIOR_SAMPLES = 1.0, 300.0  # the outlier rate that is assumed before data speaks: 0.33 %
+BEGAN, ENDED = 8, 16  # bit offsets in a step's alert word; bits 0..7 say which episodes are open
+ARMED = 8  # bit of the memory word: zeros have been rare enough for FLATLINE to mean something
+
+
+class Alert(enum.IntFlag):
+    """What went wrong; bit t of an alert word is the t-th of these."""
+
+    OUTLIER = 1
+    DROP = 2
+    SPIKE = 4
+    FLATLINE = 8
+    NEGATIVE = 16
+    NONFINITE = 32
+    SATURATION = 64
+    GROUP_COLLAPSE = 128
+
+
+TYPES = tuple(Alert)
+
+
+class Memory(NamedTuple):
+    """What a rule remembers from step to step."""
+
+    flags: Array  # uint32[rows]: bits 0..7 open episodes, bit 8 armed
+    quiet: Array  # uint32[rows]: eight 4-bit counters of steps on which the condition did not hold
+
+
+class Averages(NamedTuple):
+    """Exponential averages that the rules read; each float32[rows]."""
+
+    short: Ema  # of the step's mean
+    long: Ema
+    noise: Ema  # squared deviation of the step's mean from the long average
+    outliers: Ema  # rare outliers per step
+    samples: Ema  # samples per step
+    zero_share: Ema  # share of groups without variance
+
+
+class Evidence(NamedTuple):
+    """What one step shows, for the R rewards."""
+
+    stats: WindowStats  # before the step
+    constant: Array  # bool[R]: the last `flatline_samples` before the step are one value
+    low: Array  # float32[R]: declared or observed bounds before the step
+    high: Array
+    varied: Array  # bool[R]: two different values have been seen, or a bound is declared
+    samples: Array  # float32[R]: valid samples before the step, over the run
+    outliers: Array  # float32[R]: rare outliers before the step, over the run
+    batch_samples: Array  # float32[R]
+    batch_outliers: Array  # float32[R]: rare outliers in the step
+    any_outlier: Array  # bool[R]
+    nonfinite: Array  # bool[R]
+
+
+class Rule(NamedTuple):
+    """Where an episode may begin, and where it goes on; bool[R]."""
+
+    enter: Array
+    stay: Array
+
+
+def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+    """Return (low, high): a sample strictly outside is an outlier; infinite until the window is warm."""
+    mean = stats.mean + stats.mean_low
+    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1.0))
+    width = np.float32(config.std_threshold) * jnp.maximum(std, np.float32(SCALE_FLOOR) * jnp.abs(mean))
+    width = jnp.where(stats.count >= config.min_samples, width, np.float32(np.inf))
+    return mean - width, mean + width
+
+
+def count_rare_outliers(
+    batch: Sketch, run: Sketch, samples: Float[Array, " R"], stats: WindowStats, config: Config
+) -> Float[Array, " R"]:
+    """Count samples of the batch in bins that lie wholly outside the limits and are not atoms of the run.
+
+    Working on bins, not samples, needs no gather. A bin is an atom when it holds 0.5 % of the run and is narrow.
+    """
+    low, high = limits(stats, config)
+    least, greatest = from_order_key(~batch.extremes[1]), from_order_key(batch.extremes[0])
+    outside = (batch.counts[0] > 0) & ((least > high[:, None]) | (greatest < low[:, None]))
+    frequent = count_to_float(run.counts[0], run.counts[1]) >= np.float32(FREQUENT) * samples[:, None]
+    spread = from_order_key(run.extremes[0]) - from_order_key(~run.extremes[1])
+    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1.0))
+    atom = (samples[:, None] > 0) & frequent & (spread <= 0.5 * std[:, None])
+    return jnp.sum(jnp.where(outside & ~atom, batch.counts[0].astype(jnp.float32), 0.0), axis=1)
+
+
+def _outlier(e: Evidence, averages: Averages, config: Config) -> Rule:
+    if config.detect == "literal":
+        return Rule(e.any_outlier, e.any_outlier)
+    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
+    steps = np.float32(2.0 / config.ema_alpha_short - 1.0)  # an average over so many steps has the same variance
+    k = steps * ema.value(averages.outliers) + e.batch_outliers
+    n = steps * ema.value(averages.samples) + e.batch_samples
+    surprise = jnp.maximum(
+        _surprise(k, n, rate), _surprise(e.batch_outliers, e.batch_samples, rate) - np.float32(math.log(10.0))
+    )
+    warm = averages.short.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+    bound = np.float32(-math.log(config.false_alarm_rate))
+    return Rule(warm & (e.batch_outliers > 0) & (surprise > bound), surprise > 0.5 * bound)
+
+
+def _surprise(k: Array, n: Array, rate: Array) -> Array:
+    """Return -log of the Chernoff bound on P(at least k of n) at `rate`; 0 where k is no more than expected."""
+    share = jnp.clip(k / jnp.maximum(n, 1.0), np.float32(1e-6), np.float32(1.0 - 1e-6))
+    rate = jnp.clip(rate, np.float32(1e-6), np.float32(0.5))
+    divergence = share * jnp.log(share / rate) + (1.0 - share) * jnp.log((1.0 - share) / (1.0 - rate))
+    return jnp.where(share > rate, n * divergence, 0.0)
+
+
+def _drop_and_spike(averages: Averages, config: Config, rewards: int) -> tuple[Rule, Rule]:
+    short, long = ema.value(averages.short)[:rewards], ema.value(averages.long)[:rewards]
+    warm = averages.short.weight[:rewards] >= _weight(config.ema_alpha_short, config.warmup_steps)
+    if config.detect == "literal":
+        drop = warm & (long > 0) & (short < np.float32(config.drop_threshold) * long)
+        spike = warm & (long > 0) & (short > np.float32(config.spike_threshold) * long)
+        return Rule(drop, drop), Rule(spike, spike)
+    noise = jnp.sqrt(ema.value(averages.noise)[:rewards]) * np.float32(config.noise_threshold * _ema_noise(config))
+    fall, size = long - short, jnp.abs(long)
+    drop_by = jnp.maximum(np.float32(1.0 - config.drop_threshold) * size, noise)
+    spike_by = jnp.maximum(np.float32(config.spike_threshold - 1.0) * size, noise)
+    return (
+        Rule(warm & (fall > drop_by), fall > 0.5 * drop_by),
+        Rule(warm & (-fall > spike_by), -fall > 0.5 * spike_by),
+    )
+
+
+def _weight(alpha: float, steps: int) -> np.float32:
+    """Return the weight of an average after `steps` steps, a little less for rounding."""
+    return np.float32((1.0 - (1.0 - alpha) ** steps) * (1.0 - 1e-5))
+
+
+def _ema_noise(config: Config) -> float:
+    """Return std(short - long) / std(step mean) for independent steps."""
+    a, b = config.ema_alpha_short, config.ema_alpha_long
+    return math.sqrt(a / (2 - a) + b / (2 - b) - 2 * a * b / (a + b - a * b))
+
+
+def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule, Rule]:
+    """Return FLATLINE, NEGATIVE and SATURATION."""
+    share = lambda count: count / jnp.maximum(e.stats.count, 1.0)  # noqa: E731
+    zeros, negatives, at_high = share(e.stats.zeros), share(e.stats.negatives), share(e.stats.at_max)
+    enough = e.stats.count >= config.min_samples
+    if config.detect == "literal":
+        flat = enough & (zeros > np.float32(config.zero_threshold))
+        negative = enough & (negatives > np.float32(config.negative_threshold))
+        never = jnp.zeros_like(flat)
+        return Rule(flat, flat), Rule(negative, negative), Rule(never, never)
+    enough = e.stats.count >= max(config.min_samples, config.window_size // 4)
+    above = lambda v, limit: (enough & (v > np.float32(limit)), v > np.float32(0.95 * limit))  # noqa: E731
+    declared_negative = np.array([high is not None and high <= 0 for _, high in config.bounds])
+    dead, still_dead = above(zeros, config.zero_threshold)
+    negative, still_negative = above(negatives, config.negative_threshold)
+    stuck, still_stuck = above(at_high, config.saturation_threshold)
+    return (
+        Rule(e.constant | (armed & dead), e.constant | still_dead),
+        Rule(negative & ~declared_negative, still_negative),
+        Rule(stuck & e.varied, still_stuck),
+    )
+
+
+def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) -> Rule:
+    """Return the eight conditions, uint8-less: bool[8, rows]; rows R and R+1 are the total and the lengths."""
+    rewards, rows = config.rewards, memory.flags.shape[0]
+    per_reward = Averages(*(Ema(*(v[:rewards] for v in average)) for average in averages))
+    armed = (memory.flags[:rewards] >> ARMED) & 1 == 1
+    literal = config.detect == "literal"
+    never = jnp.zeros(rewards, bool)
+    nonfinite = never if literal else e.nonfinite
+    drop, spike = _drop_and_spike(averages, config, rewards)
+    flat, negative, stuck = _window_rules(e, armed, config)
+    rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
+    share = ema.value(averages.zero_share)[rewards]
+    warm = averages.zero_share.weight[rewards] >= _weight(config.ema_alpha_short, config.warmup_steps)
+    collapsed = warm & (share > np.float32(config.collapse_threshold)) & (not literal)
+    still_collapsed = share > np.float32(0.9 * config.collapse_threshold)
+    on_total = jnp.arange(rows - rewards) == 0
+    widen = lambda v, total: jnp.stack([*(jnp.concatenate([r, jnp.zeros(rows - rewards, bool)]) for r in v), total])  # noqa: E731
+    nobody = jnp.zeros(rewards, bool)
+    return Rule(
+        widen([r.enter for r in rules], jnp.concatenate([nobody, on_total & collapsed])),
+        widen([r.stay for r in rules], jnp.concatenate([nobody, on_total & still_collapsed])),
+    )
+
+
+class Step(NamedTuple):
+    """What became of the episodes in this step; bool[8, rows]."""
+
+    memory: Memory
+    active: Array
+    began: Array
+    ended: Array
+
+
+def advance(memory: Memory, rule: Rule, seen: Bool[Array, " rows"], rearm: Bool[Array, " rows"], config: Config) -> Step:
+    """Open and close episodes; a row that saw no sample keeps everything as it was."""
+    bit = np.arange(len(TYPES), dtype=np.uint32)[:, None]
+    was = (memory.flags[None] >> bit) & 1 == 1
+    quiet = (memory.quiet[None] >> (4 * bit)) & 15
+    holds = rule.enter | (was & rule.stay)
+    quiet = jnp.where(holds, 0, jnp.minimum(quiet + 1, 15)).astype(jnp.uint32)
+    cooldown = 0 if config.detect == "literal" else config.cooldown_steps
+    active = jnp.where(seen[None], holds | (was & (quiet < cooldown)), was)
+    began, ended = active & ~was, was & ~active
+    armed = ((memory.flags >> ARMED) & 1 == 1) & ~began[TYPES.index(Alert.FLATLINE)] | rearm
+    flags = _word(active) | (armed.astype(jnp.uint32) << ARMED)
+    quiet_word = jnp.sum(quiet << (4 * bit), axis=0, dtype=jnp.uint32)
+    return Step(Memory(flags, jnp.where(seen, quiet_word, memory.quiet)), active, began, ended)
+
+
+def _word(where: Bool[Array, "8 rows"]) -> UInt[Array, " rows"]:
+    bit = np.arange(len(TYPES), dtype=np.uint32)[:, None]
+    return jnp.sum(where.astype(jnp.uint32) << bit, axis=0, dtype=jnp.uint32)
+
+
+def step_word(step: Step) -> UInt[Array, " rows"]:
+    """Return open, begun and ended episodes of a step as one word per row."""
+    return _word(step.active) | (_word(step.began) << BEGAN) | (_word(step.ended) << ENDED)
+
+

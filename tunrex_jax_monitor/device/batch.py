@@ -1,0 +1,161 @@
+"""One step's rewards as one array: checked while tracing, stacked, weighted, gathered over devices.
+
+Rows 0 .. R-1 are the rewards, row R is the weighted total that the trainer optimises, row R+1 the completion lengths.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+from tunrex_jax_monitor.device.bits import to_floats, to_words
+from tunrex_jax_monitor.device.config import Config, invalid
+
+EXTRA_ROWS = 2  # the weighted total, the lengths
+LIMIT = np.float32(1e16)  # a larger magnitude counts as infinite: its square would overflow the variance
+
+
+class Batch(NamedTuple):
+    """N samples of a step."""
+
+    raw: Array  # float32[R, N], as given
+    present: Array | None  # bool[R, N]: the mask; None when there is none
+    values: Array  # float32[R + 2, N], NaN where a sample does not count
+    has_lengths: bool
+
+
+def rows(config: Config) -> int:
+    """Return the number of rows of the per-row arrays."""
+    return config.rewards + EXTRA_ROWS
+
+
+def collect(
+    config: Config,
+    rewards: Mapping[str, ArrayLike],
+    mask: ArrayLike | Mapping[str, ArrayLike] | None,
+    lengths: ArrayLike | None,
+    axis_name: str | tuple[str, ...] | None,
+) -> Batch:
+    """Check and stack a step's arrays; over `axis_name` the shards are joined in device order by one collective.
+
+    Raises:
+      ValueError: a name, shape or dtype is wrong; raised while tracing.
+    """
+    shape = _check_rewards(config, rewards)
+    present = _stack_mask(config, mask, shape)
+    raw = jnp.stack([_to_float32(name, rewards[name]).reshape(-1) for name in config.reward_names])
+    length_row = None
+    if lengths is not None:
+        if jnp.shape(lengths) != shape:
+            raise invalid("lengths", jnp.shape(lengths), f"the rewards' shape {shape}", "Give one length per completion.")
+        length_row = _to_float32("lengths", lengths).reshape(1, -1)
+    if raw.shape[1] == 0:  # no sample at all: a masked group says the same, and has a minimum
+        n = config.group_size or 1
+        raw, present = jnp.zeros((config.rewards, n), jnp.float32), jnp.zeros((config.rewards, n), bool)
+        length_row = None if length_row is None else jnp.zeros((1, n), jnp.float32)
+    if axis_name is not None:
+        raw, present, length_row = _gather(raw, present, length_row, axis_name)
+    return Batch(raw, present, _values(config, raw, present, length_row), length_row is not None)
+
+
+def _values(config: Config, raw: Array, present: Array | None, length_row: Array | None) -> Array:
+    nan = np.float32(np.nan)
+    valid = jnp.abs(raw) <= LIMIT
+    if present is not None:
+        valid = valid & present
+    weights = jnp.asarray(config.weights, jnp.float32)[:, None]
+    some = jnp.any(valid, axis=0)
+    total = jnp.where(some, jnp.sum(jnp.where(valid, raw * weights, 0.0), axis=0), nan)[None]
+    if length_row is None:
+        length_row = jnp.full_like(total, nan)
+    else:
+        known = jnp.abs(length_row) <= LIMIT
+        here = known if present is None else known & jnp.any(present, axis=0)
+        length_row = jnp.where(here, length_row, nan)
+    total = jnp.where(jnp.abs(total) <= LIMIT, total, nan)
+    return jnp.concatenate([jnp.where(valid, raw, nan), total, length_row])
+
+
+def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:
+    names = config.reward_names
+    if not isinstance(rewards, Mapping):
+        raise invalid("rewards", type(rewards).__name__, f"a mapping with the keys {names}", "Pass {name: array}.")
+    missing = [name for name in names if name not in rewards]
+    unknown = [name for name in rewards if name not in names]
+    if missing or unknown:
+        remedy = f"Missing: {missing}, unknown: {unknown}. Change the dictionary or reward_names."
+        raise invalid("rewards", tuple(rewards), f"exactly the names {names}", remedy)
+    shapes = {name: jnp.shape(rewards[name]) for name in names}
+    shape = shapes[names[0]]
+    if len(set(shapes.values())) > 1:
+        raise invalid("rewards", shapes, f"one shape for all, as {names[0]!r} has: {shape}", "Broadcast or mask them.")
+    if len(shape) not in (1, 2):
+        raise invalid("rewards", shape, "[N] or [B, G]", "One number per completion: sum or mask token rewards first.")
+    _check_groups(config.group_size, shape)
+    return shape
+
+
+def _check_groups(group_size: int | None, shape: tuple[int, ...]) -> None:
+    if group_size is None:
+        return
+    if len(shape) == 2 and shape[1] != group_size and 0 not in shape:
+        raise invalid("rewards", shape, f"[B, {group_size}] with group_size={group_size}", "Put the group on the last axis.")
+    if shape[0] % group_size and len(shape) == 1:
+        remedy = "Each prompt's completions stand side by side; mask what is missing."
+        raise invalid("rewards", shape, f"N divisible by group_size={group_size}", remedy)
+
+
+def _stack_mask(config: Config, mask: ArrayLike | Mapping[str, ArrayLike] | None, shape: tuple[int, ...]) -> Array | None:
+    if mask is None:
+        return None
+    if isinstance(mask, Mapping):
+        unknown = [name for name in mask if name not in config.reward_names]
+        if unknown:
+            raise invalid("mask", unknown, f"keys among {config.reward_names}", "A reward without a mask counts everywhere.")
+        rows_ = [_check_mask(mask[name], shape) if name in mask else jnp.ones(shape, bool) for name in config.reward_names]
+        return jnp.stack([row.reshape(-1) for row in rows_])
+    one = _check_mask(mask, shape).reshape(1, -1)
+    return jnp.broadcast_to(one, (config.rewards, one.shape[1]))
+
+
+def _check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
+    if jnp.shape(mask) != shape:
+        raise invalid("mask", jnp.shape(mask), f"the rewards' shape {shape}", "One flag per completion.")
+    array = jnp.asarray(mask)
+    return array if array.dtype == jnp.bool_ else array != 0
+
+
+def _to_float32(argument: str, x: ArrayLike) -> Array:
+    array = jnp.asarray(x)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool):
+        raise invalid(f"rewards[{argument!r}]", array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
+    return array.astype(jnp.float32)
+
+
+def _gather(
+    raw: Array, present: Array | None, length_row: Array | None, axis_name: str | tuple[str, ...]
+) -> tuple[Array, Array | None, Array | None]:
+    """Join the shards by one sum of words, each shard in its own columns of zeros.
+
+    A psum is known to be the same everywhere, which shard_map's `check_vma` demands of a replicated state and an
+    all_gather cannot show. Words, not floats: the bits of NaN and -0.0 survive. After it every device computes the
+    same, so every statistic is bit-identical to that of one device.
+    """
+    parts = [to_words(raw)]
+    parts += [] if present is None else [present.astype(jnp.uint32)]
+    parts += [] if length_row is None else [to_words(length_row)]
+    local = jnp.concatenate(parts)
+    n = local.shape[1]
+    size = jax.lax.psum(1, axis_name)
+    place = jnp.zeros((local.shape[0], n * size), jnp.uint32)
+    start = jax.lax.axis_index(axis_name) * n
+    words = jax.lax.psum(jax.lax.dynamic_update_slice(place, local, (jnp.zeros_like(start), start)), axis_name)
+    split = raw.shape[0]
+    raw = to_floats(words[:split])
+    if present is not None:
+        present = words[split : 2 * split] != 0
+    return raw, present, None if length_row is None else to_floats(words[-1:])

@@ -1,0 +1,246 @@
+"""Config: every static choice, as frozen, hashable Python values that are checked when they are given.
+
+Everything that fixes a shape or a constant of the compiled program is here, so equal configurations share one program.
+"""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward_fn", "rewards"})
+MAX_ATOMS = 16
+
+
+def invalid(argument: str, got: object, allowed: str, remedy: str) -> ValueError:
+    """Return the four-part error: argument, got, allowed, remedy."""
+    return ValueError(f"{argument}: got {got!r}, allowed: {allowed}. {remedy}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to watch and when to warn.
+
+    Attributes:
+      reward_names: one name per reward function, in order.
+      group_size: G, completions per prompt; None switches the group statistics off.
+      weights: how the trainer weighs the rewards in its sum, in order or by name; 1 each by default.
+      window_size: W, samples per reward that the window statistics cover.
+      ema_alpha_short: rate of the short average, per step, in (0, 1].
+      ema_alpha_long: rate of the long average, below the short one.
+      log_frequency: steps between two emissions, and the length of the per-step trace.
+      detect: "guarded" rules, or the "literal" table of the original document.
+      std_threshold: OUTLIER beyond this many standard deviations of the window.
+      drop_threshold: DROP when the short average is below this share of the long one.
+      spike_threshold: SPIKE when the short average is above this multiple of the long one.
+      zero_threshold: FLATLINE above this share of zeros.
+      negative_threshold: NEGATIVE above this share of negative samples.
+      saturation_threshold: SATURATION above this share of samples at the upper bound.
+      collapse_threshold: GROUP_COLLAPSE above this share of groups without variance.
+      min_samples: window samples before a window rule may fire.
+      warmup_steps: steps before an EMA rule may fire.
+      flatline_samples: this many equal samples in a row are a FLATLINE; 500 or the window, by default.
+      noise_threshold: guarded DROP and SPIKE also exceed this multiple of the averages' own noise.
+      false_alarm_rate: guarded OUTLIER: chance per test of an event on data like that before.
+      cooldown_steps: guarded: quiet steps that end an episode.
+      atoms: values that the run sketch counts exactly, at most 16.
+      centers: per reward, in order or by name; the sketch resolves relative to the distance from it.
+      bounds: `{name: (low, high)}` declared ranges, for `frac_at_max`, SATURATION and NEGATIVE; else as observed.
+      correct_threshold: a sample at or above it is solved.
+      correct_reward: which reward `correct_threshold` judges; the weighted total by default.
+      zero_std_tolerance: a group has no variance when max - min is at most this.
+      correlations: also keep Pearson correlations between all rewards.
+    """
+
+    reward_names: tuple[str, ...]
+    _: dataclasses.KW_ONLY
+    group_size: int | None = None
+    weights: Any = None
+    window_size: int = 1000
+    ema_alpha_short: float = 0.1
+    ema_alpha_long: float = 0.01
+    log_frequency: int = 10
+    detect: Literal["guarded", "literal"] = "guarded"
+    std_threshold: float = 3.0
+    drop_threshold: float = 0.5
+    spike_threshold: float = 2.0
+    zero_threshold: float = 0.95
+    negative_threshold: float = 0.9
+    saturation_threshold: float = 0.95
+    collapse_threshold: float = 0.8
+    min_samples: int = 10
+    warmup_steps: int = 20
+    flatline_samples: int | None = None
+    noise_threshold: float = 5.0
+    false_alarm_rate: float = 1e-3
+    cooldown_steps: int = 10
+    atoms: tuple[float, ...] = ()
+    centers: Any = None
+    bounds: Any = None
+    correct_threshold: float = 1.0
+    correct_reward: str | None = None
+    zero_std_tolerance: float = 1e-6
+    correlations: bool = False
+
+    def __post_init__(self) -> None:
+        """Bring every value into one hashable form, and refuse what cannot work."""
+        _set(self, "reward_names", _names(self.reward_names))
+        self._check_sizes()
+        self._check_rates()
+        self._check_thresholds()
+        per_reward = {"weights": 1.0, "centers": 0.0}
+        for field, default in per_reward.items():
+            _set(self, field, _per_reward(field, getattr(self, field), self.reward_names, default))
+        _set(self, "atoms", _atoms(self.atoms))
+        _set(self, "bounds", _bounds(self.bounds, self.reward_names))
+        if self.correct_reward is not None and self.correct_reward not in self.reward_names:
+            raise invalid("correct_reward", self.correct_reward, f"None or one of {self.reward_names}", "Name a reward.")
+        if not isinstance(self.correlations, bool):
+            raise invalid("correlations", self.correlations, "True or False", "Leave it out to keep it off.")
+
+    @property
+    def rewards(self) -> int:
+        """R, the number of reward functions."""
+        return len(self.reward_names)
+
+    def _check_sizes(self) -> None:
+        for field, low in (("window_size", 1), ("log_frequency", 1), ("min_samples", 1)):
+            _integer(field, getattr(self, field), low)
+        for field in ("warmup_steps", "cooldown_steps"):
+            _integer(field, getattr(self, field), 0)
+        if self.group_size is not None:
+            _integer("group_size", self.group_size, 1)
+        if self.cooldown_steps > 15:
+            raise invalid("cooldown_steps", self.cooldown_steps, "0 to 15", "The device keeps it in four bits.")
+        if self.min_samples > self.window_size:
+            remedy = "The window would never be warm: lower min_samples or raise window_size."
+            raise invalid("min_samples", self.min_samples, f"at most window_size = {self.window_size}", remedy)
+        samples = min(500, self.window_size) if self.flatline_samples is None else self.flatline_samples
+        _integer("flatline_samples", samples, 1 if self.window_size == 1 else 2)
+        if samples > self.window_size:
+            remedy = "Only the window is kept: raise window_size."
+            raise invalid("flatline_samples", samples, f"at most window_size = {self.window_size}", remedy)
+        _set(self, "flatline_samples", samples)
+
+    def _check_rates(self) -> None:
+        for field in ("ema_alpha_short", "ema_alpha_long"):
+            rate = _real(field, getattr(self, field))
+            if not 0 < rate <= 1:
+                raise invalid(field, rate, "a rate in (0, 1]", "0.1 averages over about 20 steps.")
+            _set(self, field, rate)
+        if self.ema_alpha_long >= self.ema_alpha_short:
+            allowed = f"below ema_alpha_short = {self.ema_alpha_short}"
+            raise invalid("ema_alpha_long", self.ema_alpha_long, allowed, "The long average is the slow one: swap the two?")
+        rate = _real("false_alarm_rate", self.false_alarm_rate)
+        if not 0 < rate < 1:
+            raise invalid("false_alarm_rate", rate, "a probability in (0, 1)", "The default is 0.001.")
+        _set(self, "false_alarm_rate", rate)
+
+    def _check_thresholds(self) -> None:
+        if self.detect not in ("guarded", "literal"):
+            raise invalid("detect", self.detect, "'guarded' or 'literal'", "'guarded' is the default.")
+        inside = "strictly between 0 and 1"
+        limits = {
+            "std_threshold": (lambda v: v > 0, "above 0"),
+            "drop_threshold": (lambda v: 0 <= v < 1, "in [0, 1)"),
+            "spike_threshold": (lambda v: v > 1, "above 1"),
+            "zero_threshold": (lambda v: 0 < v < 1, inside),
+            "negative_threshold": (lambda v: 0 < v < 1, inside),
+            "saturation_threshold": (lambda v: 0 < v < 1, inside),
+            "collapse_threshold": (lambda v: 0 < v < 1, inside),
+            "noise_threshold": (lambda v: v >= 0, "0 or more"),
+            "zero_std_tolerance": (lambda v: v >= 0, "0 or more"),
+            "correct_threshold": (lambda v: True, "any finite number"),
+        }
+        for field, (accepts, allowed) in limits.items():
+            value = _real(field, getattr(self, field))
+            if not accepts(value):
+                raise invalid(field, value, allowed, f"The default is {type(self).__dataclass_fields__[field].default}.")
+            _set(self, field, value)
+
+
+def _set(config: Config, field: str, value: object) -> None:
+    object.__setattr__(config, field, value)  # the class is frozen for everybody else
+
+
+def _integer(argument: str, got: object, low: int) -> None:
+    if isinstance(got, bool) or not isinstance(got, int) or got < low:
+        raise invalid(argument, got, f"a whole number, {low} or more", "Sizes fix the shapes of the compiled program.")
+
+
+def _real(argument: str, got: object) -> float:
+    if isinstance(got, bool) or not isinstance(got, numbers.Real) or not math.isfinite(got):
+        raise invalid(argument, got, "a finite number", "Give a Python float.")
+    return float(got)
+
+
+def _names(got: object) -> tuple[str, ...]:
+    remedy = "Give a tuple of names, one per reward function."
+    if isinstance(got, str) or not isinstance(got, Iterable):
+        raise invalid("reward_names", got, "a sequence of strings", remedy)
+    names = tuple(got)
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise invalid("reward_names", names, "one or more non-empty strings", remedy)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise invalid("reward_names", names, "distinct names", f"Rename the second {', '.join(repeated)}.")
+    taken = sorted(RESERVED_NAMES.intersection(names))
+    if taken:
+        raise invalid("reward_names", names, "names that are not log namespaces", f"Rename {', '.join(taken)}.")
+    nested = [name for name in names if any(name.startswith(f"{other}/") for other in names)]
+    if nested:
+        raise invalid("reward_names", names, "no name inside another's keys", f"Rename {', '.join(nested)}.")
+    return names
+
+
+def _per_reward(argument: str, got: object, names: tuple[str, ...], default: float) -> tuple[float, ...]:
+    if got is None:
+        return (default,) * len(names)
+    if isinstance(got, Mapping):
+        _known(argument, got, names)
+        got = tuple(got.get(name, default) for name in names)
+    if isinstance(got, str) or not isinstance(got, Iterable):
+        raise invalid(argument, got, "a sequence or a mapping by reward name", "Give one number per reward.")
+    values = tuple(_real(argument, value) for value in got)
+    if len(values) != len(names):
+        raise invalid(argument, values, f"{len(names)} numbers, one for each of {names}", "Or give a mapping by name.")
+    return values
+
+
+def _known(argument: str, got: Mapping[Any, Any], names: tuple[str, ...]) -> None:
+    unknown = [key for key in got if key not in names]
+    if unknown:
+        raise invalid(argument, unknown, f"keys among {names}", "Correct the name.")
+
+
+def _atoms(got: object) -> tuple[float, ...]:
+    if isinstance(got, str) or not isinstance(got, Iterable):
+        raise invalid("atoms", got, "a sequence of numbers", "For example atoms=(0, 0.5, 1).")
+    atoms = tuple(sorted(_real("atoms", value) for value in got))
+    if len(atoms) > MAX_ATOMS or len(set(atoms)) != len(atoms):
+        raise invalid("atoms", atoms, f"at most {MAX_ATOMS} distinct values", "Name the frequent ones only.")
+    return atoms
+
+
+def _bounds(got: object, names: tuple[str, ...]) -> tuple[tuple[float | None, float | None], ...]:
+    if got is None:
+        return ((None, None),) * len(names)
+    if isinstance(got, Mapping):
+        _known("bounds", got, names)
+        got = tuple(got.get(name, (None, None)) for name in names)
+    if isinstance(got, str) or not isinstance(got, Iterable):
+        raise invalid("bounds", got, "a mapping {name: (low, high)}", "For example bounds={'answer': (0, 1)}.")
+    pairs = tuple(_pair(pair) for pair in got)
+    if len(pairs) != len(names):
+        raise invalid("bounds", pairs, f"{len(names)} pairs, one for each of {names}", "Or give a mapping by name.")
+    return pairs
+
+
+def _pair(got: object) -> tuple[float | None, float | None]:
+    if isinstance(got, str) or not isinstance(got, Iterable) or len(pair := tuple(got)) != 2:
+        raise invalid("bounds", got, "pairs (low, high), each a number or None", "Use None where there is no bound.")
+    low, high = (None if v is None else _real("bounds", v) for v in pair)
+    if low is not None and high is not None and low >= high:
+        raise invalid("bounds", (low, high), "low < high", "Swap the two?")
+    return low, high

@@ -1,0 +1,49 @@
+"""Exponential moving averages of per-step values, bias-corrected.
+
+`e <- e + alpha (x - e)` from zero, divided by `1 - (1 - alpha)^t`: the first value is the first step's, and a step
+without data changes nothing. Order matters here, so `merge(a, b)` means "a, then b", and is exact: both the numerator
+and the weight are linear in what came before. The numerator is a two-float pair, because float32 stalls for
+alpha < 1e-3.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from tunrex_jax_monitor.device.bits import two_float_add
+
+
+class Ema(NamedTuple):
+    """Numerator `total + total_low` and weight; the value is their ratio."""
+
+    total: Array  # float32[...]
+    total_low: Array
+    weight: Array  # 0 before the first step, then 1 - (1 - alpha)^t
+
+
+def init(shape: tuple[int, ...]) -> Ema:
+    """Return an average that has seen nothing."""
+    return Ema(*(jnp.zeros(shape, jnp.float32) for _ in range(3)))
+
+
+def update(ema: Ema, x: Float[Array, "*s"], has_data: Bool[Array, "*s"], alpha: float) -> Ema:
+    """Fold one step's value into the average; a step without data is the identity."""
+    rate = jnp.where(has_data, np.float32(alpha), np.float32(0.0))
+    x = jnp.where(has_data, x, 0.0)
+    total, total_low = two_float_add(ema.total, ema.total_low, rate * ((x - ema.total) - ema.total_low))
+    return Ema(total, total_low, ema.weight + rate * (1.0 - ema.weight))
+
+
+def merge(a: Ema, b: Ema) -> Ema:
+    """Return the average after the steps of `a` and then those of `b`."""
+    keep = 1.0 - b.weight
+    total, total_low = two_float_add(b.total, b.total_low, keep * a.total)
+    total, total_low = two_float_add(total, total_low, keep * a.total_low)
+    return Ema(total, total_low, b.weight + keep * a.weight)
+
+
+def value(ema: Ema) -> Float[Array, "*s"]:
+    """Return the bias-corrected average; NaN before the first step with data."""
+    return jnp.where(ema.weight > 0, (ema.total + ema.total_low) / jnp.where(ema.weight > 0, ema.weight, 1.0), np.float32(np.nan))

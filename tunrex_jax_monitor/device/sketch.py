@@ -1,0 +1,77 @@
+"""Run quantiles: a log-binned sketch with integer arithmetic only.
+
+K = 1023 bins per sign and one for zero, 38 to the octave, for 1.22e-4 <= |x| <= 1.5e4; beyond, values go to the end bin.
+Each bin keeps its count and the least and greatest value that fell in it, so a quantile is within 2 % of an order
+statistic for any data (bins are 1.98 % wide), exact where an atom is alone in its bin, and exact at both ends.
+Counts add and extremes take the maximum: any order, sharding or merge tree gives the same bits.
+
+Method: DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12):2195-2205) with quadratic interpolation of the logarithm, taken
+from the bits of the float. `log` is not used because it differs between backends.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from tunrex_jax_monitor.device.bits import add_counts, order_key
+
+SUB_BINS = 38  # per octave
+BINS_PER_SIGN = 1023
+LOWEST_OCTAVE = -13
+BINS = 2 * BINS_PER_SIGN + 1  # [negative, from large to small | zero | positive, from small to large]
+NO_KEY = np.int32(-(2**31))
+
+
+class Sketch(NamedTuple):
+    """Counts and extremes of each bin."""
+
+    counts: Array  # uint32[2, R, BINS], low and high limb
+    extremes: Array  # int32[2, R, BINS]: greatest order key, greatest complement of one (so the least key)
+
+
+def init(rewards: int) -> Sketch:
+    """Return the empty sketch: the identity of `merge`."""
+    return Sketch(jnp.zeros((2, rewards, BINS), jnp.uint32), jnp.full((2, rewards, BINS), NO_KEY))
+
+
+def bin_index(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
+    """Return the bin of each float32, from its bits."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    magnitude = bits & np.int32(0x7FFFFFFF)
+    mantissa = ((magnitude >> 11) & 0xFFF).astype(jnp.uint32)  # top 12 bits, t in [0, 4096)
+    # q = t (4 - t) / 3 is within 0.9 % of log2(1 + t); in integers: 16384 t - t^2, times 38, over 3 * 2^24
+    sub = ((mantissa * (np.uint32(16384) - mantissa) * np.uint32(SUB_BINS)) >> 24) // np.uint32(3)
+    octave = (magnitude >> 23) - np.int32(127 + LOWEST_OCTAVE)
+    index = jnp.clip(octave * np.int32(SUB_BINS) + sub.astype(jnp.int32), 0, BINS_PER_SIGN - 1) + 1
+    index = jnp.where(magnitude == 0, 0, index)
+    return BINS_PER_SIGN + jnp.where(bits < 0, -index, index)
+
+
+def from_batch(x: Float[Array, "R N"], counted: Bool[Array, "R N"], center: Float[np.ndarray, " R"]) -> Sketch:
+    """Return the sketch of one batch.
+
+    Args:
+      x: float32.
+      counted: True where a sample enters a bin.
+      center: subtracted before binning, per reward; resolution is relative to the distance from it.
+    """
+    rewards = x.shape[0]
+    row = jnp.arange(rewards, dtype=jnp.int32)[:, None] * np.int32(BINS)
+    index = jnp.where(counted, bin_index(x - jnp.asarray(center)[:, None]) + row, np.int32(rewards * BINS))
+    # Scatter onto fresh constants: into the carried arrays a TPU would copy and serialise (estimate 1463 us, not 3).
+    low = jnp.zeros(rewards * BINS, jnp.uint32).at[index.reshape(-1)].add(np.uint32(1), mode="drop")
+    key = order_key(x)
+    index2 = jnp.stack([index, jnp.where(counted, index + np.int32(rewards * BINS), np.int32(2 * rewards * BINS))])
+    index2 = jnp.where(counted[None], index2, np.int32(2 * rewards * BINS))
+    extremes = jnp.full(2 * rewards * BINS, NO_KEY).at[index2.reshape(-1)].max(jnp.stack([key, ~key]).reshape(-1), mode="drop")
+    low = low.reshape(rewards, BINS)
+    return Sketch(jnp.stack([low, jnp.zeros_like(low)]), extremes.reshape(2, rewards, BINS))
+
+
+def merge(a: Sketch, b: Sketch) -> Sketch:
+    """Add counts and join extremes: associative, commutative, to the bit."""
+    low, high = add_counts(a.counts[0], a.counts[1], b.counts[0], b.counts[1])
+    return Sketch(jnp.stack([low, high]), jnp.maximum(a.extremes, b.extremes))

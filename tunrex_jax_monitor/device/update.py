@@ -1,0 +1,346 @@
+"""The update: one step's rewards folded into the state, and one state folded into another.
+
+`update(s, x)` equals `merge(s, update(init, x))` in every field that has no order: counters, moments, sketch, group
+sums. The averages, the window, the trace and the alert rules see steps in order; for them `merge(a, b)` means "a, then b".
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, sketch, window
+from tunrex_jax_monitor.device.alerts import Averages, Evidence
+from tunrex_jax_monitor.device.batch import LIMIT, Batch
+from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_words
+from tunrex_jax_monitor.device.config import Config
+from tunrex_jax_monitor.device.groups import GroupBatch, GroupSums
+from tunrex_jax_monitor.device.moments import Moments
+from tunrex_jax_monitor.device.sketch import Sketch
+from tunrex_jax_monitor.device.state import (
+    EVENTS,
+    INTERVAL,
+    RUN,
+    Clock,
+    Fields,
+    MonitorState,
+    Tally,
+    TraceRow,
+    pack,
+    sketch_of,
+    unpack,
+)
+from tunrex_jax_monitor.device.window import WindowStats
+
+
+class _Step(NamedTuple):
+    """One batch, reduced."""
+
+    tally: Tally  # uint32[rows], [G + 1, rows], [A, rows]
+    count: Array  # float32[rows]
+    moments: Moments  # float32[rows]
+    sketch: Sketch
+    groups: GroupBatch | None
+    sums: GroupSums  # float32[rows]
+    products: correlation.CoMoments | None
+
+
+def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
+    """Fold one step into the state."""
+    fields = unpack(config, state)
+    step = _reduce(config, batch)
+    stats = window_stats(config, state, fields)
+    outliers = _rare_outliers(config, state, fields, step, stats)
+    step = step._replace(tally=step.tally._replace(outliers=outliers.astype(jnp.uint32)))
+    episodes = _judge(config, state, fields, batch, step, stats, outliers)
+    averages = _advance_averages(config, fields.averages, step, outliers)
+    low, high = _add_tally(fields, step.tally)
+    merged = sketch.merge(sketch_of(state), step.sketch)
+    now = Fields(
+        clock=Clock(fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + _any(episodes)),
+        memory=episodes.memory,
+        alerts=fields.alerts + episodes.began.astype(jnp.uint32),
+        low=low,
+        high=high,
+        moments=moments.merge(fields.moments, _both(step.moments), _valid(fields), step.count[None]),
+        group_means=fields.group_means if step.groups is None else _merge_group_means(fields, step.groups),
+        group_sums=groups.add_sums(fields.group_sums, _both(step.sums)),
+        averages=averages,
+        products=_merge_products(fields, step),
+    )
+    state = pack(config, state, now)
+    return state._replace(
+        events=_write_event(state.events, fields.clock, episodes),
+        trace=_write_trace(config, state.trace, fields.clock, step, averages, episodes),
+        window=window.push(state.window, batch.values[: config.rewards], batch.present),
+        sketch=merged.counts,
+        extremes=merged.extremes,
+    )
+
+
+def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
+    """Return the state after the steps of `a` and then those of `b`; a state without steps is the identity."""
+    fa, fb = unpack(config, a), unpack(config, b)
+    low, high = add_counts_tree(fa.low, fa.high, fb.low, fb.high)
+    merged = sketch.merge(sketch_of(a), sketch_of(b))
+    b_stepped = fb.clock.updates > 0
+    now = Fields(
+        clock=Clock(*(x + y for x, y in zip(fa.clock, fb.clock, strict=True))),
+        memory=alerts.Memory(*(jnp.where(b_stepped, y, x) for x, y in zip(fa.memory, fb.memory, strict=True))),
+        alerts=fa.alerts + fb.alerts,
+        low=low,
+        high=high,
+        moments=moments.merge(fa.moments, fb.moments, _valid(fa), _valid(fb)),
+        group_means=moments.merge(fa.group_means, fb.group_means, _scored(fa), _scored(fb)),
+        group_sums=groups.add_sums(fa.group_sums, fb.group_sums),
+        averages=Averages(*(ema.merge(x, y) for x, y in zip(fa.averages, fb.averages, strict=True))),
+        products=_merge_co_moments(fa, fb),
+    )
+    events_b = b.events.at[:, 0].add(fa.clock.updates[0])  # its steps come after those of a
+    return pack(config, a, now)._replace(
+        events=_merge_rings(a.events, events_b, fa.clock.events[0], fb.clock.events[0]),
+        trace=_merge_rings(a.trace, b.trace, fa.clock.interval[0], fb.clock.interval[0]),
+        window=window.join(a.window, b.window),
+        sketch=merged.counts,
+        extremes=merged.extremes,
+    )
+
+
+def reset_interval(config: Config, state: MonitorState) -> MonitorState:
+    """Forget the interval: its counters, moments, group sums and trace position. The run goes on."""
+    fields = unpack(config, state)
+    empty = Moments(*(v[INTERVAL] for v in moments.init(fields.moments.mean.shape)))
+    clear = lambda v: v.at[..., INTERVAL, :].set(jnp.zeros((), v.dtype))  # noqa: E731
+    refill = lambda m: Moments(*(v.at[INTERVAL].set(e) for v, e in zip(m, empty, strict=True)))  # noqa: E731
+    return pack(
+        config,
+        state,
+        fields._replace(
+            clock=fields.clock._replace(interval=jnp.zeros_like(fields.clock.interval)),
+            low=jax.tree.map(clear, fields.low),
+            high=jax.tree.map(clear, fields.high),
+            moments=refill(fields.moments),
+            group_means=refill(fields.group_means),
+            group_sums=jax.tree.map(clear, fields.group_sums),
+        ),
+    )
+
+
+def window_stats(config: Config, state: MonitorState, fields: Fields) -> WindowStats:
+    """Return the window's statistics, with `at_min` and `at_max` counted at the declared or observed bounds."""
+    return window.stats(state.window, *bounds(config, fields))
+
+
+def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
+    """Return the lower and upper bound of each reward: declared, else the run's extremes so far."""
+    observed = (fields.moments.min[RUN, : config.rewards], fields.moments.max[RUN, : config.rewards])
+    declared = [np.array([np.nan if p[i] is None else p[i] for p in config.bounds], np.float32) for i in range(2)]
+    low, high = (jnp.where(np.isnan(d), o, d) for d, o in zip(declared, observed, strict=True))
+    return low, high
+
+
+def _reduce(config: Config, batch: Batch) -> _Step:
+    values, r = batch.values, config.rewards
+    valid = ~jnp.isnan(values)
+    counted = _sum(valid)
+    count = counted.astype(jnp.float32)
+    joint = jnp.all(valid[:r], axis=0)
+    here = jnp.ones_like(valid[:r]) if batch.present is None else batch.present
+    atoms = [values == np.float32(atom) for atom in config.atoms]
+    counts = {
+        "valid": counted,
+        "nan": _padded(_sum(jnp.isnan(batch.raw) & here)),
+        "posinf": _padded(_sum((batch.raw > LIMIT) & here)),
+        "neginf": _padded(_sum((batch.raw < -LIMIT) & here)),
+        "masked": _padded(_sum(~here)),
+        "joint": jnp.broadcast_to(jnp.sum(joint, dtype=jnp.uint32), counted.shape),
+        "atoms": jnp.stack([_sum(at) for at in atoms]) if atoms else jnp.zeros((0, *counted.shape), jnp.uint32),
+    }
+    in_bins = valid[:r] & ~sum((at[:r] for at in atoms), jnp.zeros_like(valid[:r]))
+    bins = sketch.from_batch(values[:r], in_bins, np.asarray(config.centers, np.float32))
+    full = moments.from_batch(values, valid, count)
+    products = None
+    if config.correlations:
+        products = correlation.from_batch(values[:r], joint, jnp.sum(joint.astype(jnp.float32)))
+    grouped, sums = _reduce_groups(config, batch, valid)
+    zero = jnp.zeros_like(counted)
+    if grouped is None:
+        none = jnp.zeros((0, *zero.shape), jnp.uint32)
+        group_counts = dict.fromkeys(groups.GroupCounts._fields, zero) | {"solved": none}
+    else:
+        group_counts = grouped.counts._asdict() | {"solved": grouped.solved}
+    return _Step(Tally(**counts, **group_counts, outliers=zero), count, full, bins, grouped, sums, products)
+
+
+def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBatch | None, GroupSums]:
+    sums = groups.init_sums(batch.values.shape[:1])
+    grouped = None
+    if config.group_size is not None:
+        grouped = groups.from_batch(
+            batch.values,
+            valid,
+            np.asarray(config.weights, np.float32),
+            group_size=config.group_size,
+            tolerance=config.zero_std_tolerance,
+            threshold=config.correct_threshold,
+        )
+        sums = sums._replace(std=grouped.std, share=grouped.share)
+    if batch.has_lengths:
+        covariance, variance_l, variance = groups.length_sums(
+            batch.values, valid, config.group_size or batch.values.shape[1]
+        )
+        sums = sums._replace(length_cov=covariance, length_var=variance_l, reward_var=variance)
+    return grouped, sums
+
+
+def _sum(where: Array) -> Array:
+    return jnp.sum(where.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
+
+
+def _padded(count: Array) -> Array:
+    return jnp.concatenate([count, jnp.zeros(2, jnp.uint32)])
+
+
+def _rare_outliers(config: Config, state: MonitorState, fields: Fields, step: _Step, stats: WindowStats) -> Array:
+    run_samples = _valid(fields)[RUN, : config.rewards]
+    rare = alerts.count_rare_outliers(step.sketch, sketch_of(state), run_samples, stats, config)
+    return jnp.concatenate([rare, jnp.zeros(2, jnp.float32)])
+
+
+def _judge(
+    config: Config, state: MonitorState, fields: Fields, batch: Batch, step: _Step, stats: WindowStats, outliers: Array
+) -> alerts.Step:
+    r = config.rewards
+    low, high = bounds(config, fields)
+    limit_low, limit_high = alerts.limits(stats, config)
+    values = batch.values[:r]
+    outside = (values < limit_low[:, None]) | (values > limit_high[:, None])
+    declared = np.array([pair[1] is not None for pair in config.bounds])
+    nonfinite = (step.tally.nan + step.tally.posinf + step.tally.neginf) > 0
+    assert config.flatline_samples is not None
+    evidence = Evidence(
+        stats=stats,
+        constant=window.tail_is_constant(state.window, config.flatline_samples),
+        low=low,
+        high=high,
+        varied=declared | (low < high),
+        samples=_valid(fields)[RUN, :r],
+        outliers=count_to_float(fields.low.outliers, fields.high.outliers)[RUN, :r],
+        batch_samples=step.count[:r],
+        batch_outliers=outliers[:r],
+        any_outlier=jnp.any(outside, axis=1),
+        nonfinite=nonfinite[:r],
+    )
+    rule = alerts.evaluate(evidence, fields.averages, fields.memory, config)
+    zeros = stats.zeros / jnp.maximum(stats.count, 1.0)
+    ready = stats.count >= max(config.min_samples, config.window_size // 4)
+    rearm = jnp.concatenate([ready & (zeros < np.float32(0.95 * config.zero_threshold)), jnp.zeros(2, bool)])
+    return alerts.advance(fields.memory, rule, (step.count > 0) | nonfinite, rearm, config)
+
+
+def _advance_averages(config: Config, averages: Averages, step: _Step, outliers: Array) -> Averages:
+    mean, has_data = step.moments.mean, step.count > 0
+    short, long = config.ema_alpha_short, config.ema_alpha_long
+    deviation = mean - ema.value(averages.long)
+    zero_share = jnp.full_like(mean, np.float32(np.nan)) if step.groups is None else step.groups.zero_share
+    return Averages(
+        short=ema.update(averages.short, mean, has_data, short),
+        long=ema.update(averages.long, mean, has_data, long),
+        noise=ema.update(averages.noise, deviation * deviation, has_data & (averages.long.weight > 0), long),
+        outliers=ema.update(averages.outliers, outliers, has_data, short),
+        samples=ema.update(averages.samples, step.count, has_data, short),
+        zero_share=ema.update(averages.zero_share, zero_share, ~jnp.isnan(zero_share), short),
+    )
+
+
+def _valid(fields: Fields) -> Array:
+    return count_to_float(fields.low.valid, fields.high.valid)
+
+
+def _scored(fields: Fields) -> Array:
+    return count_to_float(fields.low.scored, fields.high.scored)
+
+
+def _joint(fields: Fields) -> Array:
+    return count_to_float(fields.low.joint, fields.high.joint)[RUN, 0]
+
+
+def _both(step: Any) -> Any:
+    """Give a step's [rows] arrays the axis on which RUN and INTERVAL lie: both get the step."""
+    return jax.tree.map(lambda v: v[..., None, :], step)
+
+
+def _add_tally(fields: Fields, tally: Tally) -> tuple[Tally, Tally]:
+    tally = _both(tally)
+    return add_counts_tree(fields.low, fields.high, tally, jax.tree.map(jnp.zeros_like, tally))
+
+
+def add_counts_tree(low: Tally, high: Tally, low_b: Tally, high_b: Tally) -> tuple[Tally, Tally]:
+    """Add two sets of two-limb counters."""
+    pairs = [add_counts(*limbs) for limbs in zip(low, high, low_b, high_b, strict=True)]
+    return Tally(*(p[0] for p in pairs)), Tally(*(p[1] for p in pairs))
+
+
+def _merge_group_means(fields: Fields, grouped: GroupBatch) -> Moments:
+    scored = grouped.counts.scored.astype(jnp.float32)
+    return moments.merge(fields.group_means, _both(grouped.means), _scored(fields), scored[None])
+
+
+def _merge_products(fields: Fields, step: _Step) -> correlation.CoMoments | None:
+    if fields.products is None or step.products is None:
+        return None
+    return correlation.merge(fields.products, step.products, _joint(fields), step.tally.joint[0].astype(jnp.float32))
+
+
+def _merge_co_moments(a: Fields, b: Fields) -> correlation.CoMoments | None:
+    if a.products is None or b.products is None:
+        return None
+    return correlation.merge(a.products, b.products, _joint(a), _joint(b))
+
+
+def _any(episodes: alerts.Step) -> Array:
+    return jnp.any(episodes.began | episodes.ended).astype(jnp.uint32)
+
+
+def _write_event(events: Array, clock: Clock, episodes: alerts.Step) -> Array:
+    """Put the step into the ring if an episode began or ended; else leave the slot as it was."""
+    entry = jnp.concatenate([clock.updates[:1] + 1, alerts.step_word(episodes)])[None]
+    at = ((clock.events[0] % np.uint32(EVENTS)).astype(jnp.int32), jnp.int32(0))
+    before = jax.lax.dynamic_slice(events, at, entry.shape)
+    return jax.lax.dynamic_update_slice(events, jnp.where(_any(episodes) > 0, entry, before), at)
+
+
+def _write_trace(
+    config: Config, trace: Array, clock: Clock, step: _Step, averages: Averages, episodes: alerts.Step
+) -> Array:
+    nan = np.float32(np.nan)
+    some = step.count > 0
+    std = jnp.sqrt(step.moments.m2 / jnp.maximum(step.count, 1.0))
+    row = TraceRow(
+        mean=jnp.where(some, step.moments.mean, nan),
+        std=jnp.where(some, std, nan),
+        min=jnp.where(some, step.moments.min, nan),
+        max=jnp.where(some, step.moments.max, nan),
+        count=step.tally.valid,
+        ema_short=ema.value(averages.short),
+        ema_long=ema.value(averages.long),
+        zero_share=jnp.full_like(std, nan) if step.groups is None else step.groups.zero_share,
+        alerts=alerts.step_word(episodes),
+    )
+    at = (clock.interval[0] % np.uint32(config.log_frequency)).astype(jnp.int32)
+    words = jnp.stack([to_words(v) for v in row])[None]
+    return jax.lax.dynamic_update_slice(trace, words, (at, jnp.int32(0), jnp.int32(0)))
+
+
+def _merge_rings(a: Array, b: Array, count_a: Array, count_b: Array) -> Array:
+    """Join two rings whose j-th entry lies in slot j mod L: slot s keeps the last entry of both that belongs there."""
+    size = a.shape[0]
+    slot = jnp.arange(size, dtype=jnp.uint32)
+    last = count_a + count_b + np.uint32(size - 1)  # unsigned: shifted by one turn, so that nothing is negative
+    entry = last - (last - slot) % np.uint32(size)  # of this slot, shifted likewise
+    from_b = entry >= count_a + np.uint32(size)
+    where_b = ((entry - count_a) % np.uint32(size)).astype(jnp.int32)
+    pick = from_b.reshape(-1, *(1,) * (a.ndim - 1))
+    return jnp.where(pick, b[where_b], a)

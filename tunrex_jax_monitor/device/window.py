@@ -1,0 +1,119 @@
+"""The last W samples of each reward, exactly, oldest first.
+
+A sample whose mask is False never enters. One that is not finite takes its place as NaN and is skipped by every
+statistic; so do places that were never filled. Without a mask a step is one dense shift; with one, the samples that
+stay are compacted first: by a scatter of unique places on CPU, by a sort of int32 places on accelerators, where such a
+scatter is slow. Both give the same array.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from tunrex_jax_monitor.device import moments
+from tunrex_jax_monitor.device.bits import from_order_key, order_key
+
+
+class WindowStats(NamedTuple):
+    """Statistics of the samples in a window; counts are float32 and exact (W < 2^24)."""
+
+    count: Array  # float32[R]
+    mean: Array  # float32[R]
+    mean_low: Array
+    m2: Array  # sum of squared deviations
+    zeros: Array
+    negatives: Array
+    at_min: Array  # samples equal to the lower bound
+    at_max: Array
+
+
+def init(rewards: int, size: int) -> Float[Array, "R W"]:
+    """Return an empty window."""
+    return jnp.full((rewards, size), np.float32(np.nan))
+
+
+def push(window: Float[Array, "R W"], x: Float[Array, "R N"], present: Bool[Array, "R N"] | None) -> Float[Array, "R W"]:
+    """Append a batch; `x` is NaN where a sample is not finite, and `present` None means every sample is there."""
+    size = window.shape[1]
+    if present is not None:
+        return _compact(window, x, present)
+    if x.shape[1] >= size:
+        return x[:, x.shape[1] - size :]
+    return jnp.concatenate([window[:, x.shape[1] :], x], axis=1)
+
+
+def join(a: Float[Array, "R W"], b: Float[Array, "R W"]) -> Float[Array, "R W"]:
+    """Append what window `b` holds to `a`. Places that `b` never filled are its leading NaN."""
+    filled = jnp.cumsum((~jnp.isnan(b)).astype(jnp.int32), axis=1) > 0
+    return _compact(a, b, filled)
+
+
+def _compact(window: Array, x: Array, present: Array) -> Array:
+    values = jnp.concatenate([window, x], axis=1)
+    keep = jnp.concatenate([jnp.ones(window.shape, bool), present], axis=1)
+    size = window.shape[1]
+    compact = partial(jax.lax.platform_dependent, values, keep)
+    return compact(cpu=partial(_compact_by_scatter, size=size), default=partial(_compact_by_sort, size=size))
+
+
+def _compact_by_scatter(values: Array, keep: Array, *, size: int) -> Array:
+    rows, n = values.shape
+    newer = jnp.cumsum(keep.astype(jnp.int32), axis=1)
+    place = size - 1 - (newer[:, -1:] - newer)
+    spill = rows * size + jnp.arange(rows * n, dtype=jnp.int32).reshape(rows, n)  # unique, out of range: dropped
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None] * np.int32(size)
+    index = jnp.where(keep & (place >= 0), row + place, spill)
+    fresh = jnp.full(rows * size, np.float32(np.nan))
+    fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), mode="drop", unique_indices=True)
+    return fresh.reshape(rows, size)
+
+
+def _compact_by_sort(values: Array, keep: Array, *, size: int) -> Array:
+    position = jnp.broadcast_to(jnp.arange(values.shape[1], dtype=jnp.int32)[None], values.shape)
+    place = jnp.where(keep, position, position - np.int32(values.shape[1]))
+    return jax.lax.sort((place, values), dimension=1, num_keys=1)[1][:, -size:]
+
+
+def stats(window: Float[Array, "R W"], low: Float[Array, " R"], high: Float[Array, " R"]) -> WindowStats:
+    """Return statistics of the window; `low` and `high` are the bounds that `at_min` and `at_max` count."""
+    valid = ~jnp.isnan(window)
+    total = lambda where: jnp.sum((valid & where).astype(jnp.float32), axis=1)  # noqa: E731
+    count = total(valid)
+    m = moments.from_batch(window, valid, count)
+    at = lambda bound: total(window == bound[:, None])  # noqa: E731
+    return WindowStats(count, m.mean, m.mean_low, m.m2, total(window == 0), total(window < 0), at(low), at(high))
+
+
+def tail_is_constant(window: Float[Array, "R W"], samples: int) -> Bool[Array, " R"]:
+    """Return whether the last `samples` places are filled and hold one value."""
+    tail = window[:, window.shape[1] - samples :]
+    return jnp.max(tail, axis=1) == jnp.min(tail, axis=1)  # NaN, an unfilled or non-finite place, compares False
+
+
+def order_statistics(
+    window: Float[Array, "R W"], count: Float[Array, " R"], quantiles: tuple[float, ...]
+) -> tuple[Float[Array, "Q R"], Float[Array, "Q R"]]:
+    """Return, for each quantile q, the order statistics floor(q (n - 1)) and the next one; NaN when empty.
+
+    The host interpolates between the two in float64, as numpy's `linear` does. Keys are sorted as int32: 3 to 5 times
+    faster than floats on CPU, and the radix path on GPU.
+    """
+    keys = jnp.where(jnp.isnan(window), np.int32(2**31 - 1), order_key(window))  # empty places go last
+    keys = jax.lax.sort(keys, dimension=1)
+    last = jnp.maximum(count.astype(jnp.int32) - 1, 0)
+    lower = jnp.stack([_rank(q, last) for q in quantiles])
+    upper = jnp.minimum(lower + 1, last[None])
+    pick = lambda index: jnp.take_along_axis(keys[None], index[:, :, None], axis=2)[:, :, 0]  # noqa: E731
+    value = lambda index: jnp.where(count[None] > 0, from_order_key(pick(index)), np.float32(np.nan))  # noqa: E731
+    return value(lower), value(upper)
+
+
+def _rank(quantile: float, last: Array) -> Array:
+    """Return floor(quantile * last) exactly: quantile is a multiple of 1/1000 and last < 2^24 would overflow int32."""
+    mille = round(quantile * 1000)
+    whole, rest = last // 1000, last % 1000
+    return whole * mille + (rest * mille) // 1000

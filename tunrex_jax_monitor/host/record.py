@@ -1,0 +1,75 @@
+"""Record: everything one emission says, as plain Python values.
+
+A record is what every sink, report and user callback receives. It holds Python floats and lists only, so that writing
+it needs no accelerator and no JAX. `to_json` and `from_json` are inverse; the JSON is strict (no NaN, no Infinity).
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Histogram:
+    """Integer counts between increasing edges; `len(edges) == len(counts) + 1`."""
+
+    counts: list[int]
+    edges: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class AlertEvent:
+    """One alert that began at `step`. `message` starts with `TYPE: reward`, as the original document prints it."""
+
+    step: int
+    reward: str
+    type: str
+    message: str
+    remedy: str
+    value: float | None = None
+    threshold: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One emission.
+
+    Attributes:
+      step: the owner's training step at the emission.
+      update: how many updates the state had seen.
+      time: seconds since the epoch, when the summary was enqueued.
+      names: the rewards, in the order of the configuration.
+      scalars: every key of the README table that has a value now. A key without data is absent.
+      histograms: window histograms, by key.
+      series: per-step lists since the last emission: `step`, and `<name>/mean` and so on; None where a step had no data.
+      alerts: the alert events that began in this interval.
+      counters: what was counted beside the statistics: non-finite and masked samples, drops.
+    """
+
+    step: int
+    update: int
+    time: float
+    names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    scalars: dict[str, float]
+    histograms: dict[str, Histogram] = dataclasses.field(default_factory=dict)
+    series: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    alerts: tuple[AlertEvent, ...] = ()
+    counters: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return one line of strict JSON."""
+        return json.dumps({"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}, allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Read a line that `to_json` wrote; an unknown schema version is a ValueError."""
+        fields = json.loads(line)
+        schema = fields.pop("schema", None)
+        if schema != SCHEMA_VERSION:
+            raise ValueError(f"schema: got {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it.")
+        fields["names"] = tuple(fields.get("names", ()))
+        fields["histograms"] = {k: Histogram(**v) for k, v in fields["histograms"].items()}
+        fields["alerts"] = tuple(AlertEvent(**a) for a in fields["alerts"])
+        return cls(**fields)

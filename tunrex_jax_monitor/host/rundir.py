@@ -1,0 +1,138 @@
+"""Run directory: the files of one run, how they are read, and its manifest.
+
+    manifest.json   what the run is: configuration, devices, versions, host, start; replaced atomically
+    records.jsonl   one line of strict JSON per record; only ever appended to
+
+A process killed in mid-write leaves at most one torn line, the last: it is skipped and told. Any other damage is an
+error that names the line. Nothing here needs JAX or an accelerator.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tunrex_jax_monitor.host.record import SCHEMA_VERSION, Record
+
+MANIFEST = "manifest.json"
+RECORDS = "records.jsonl"
+
+_PACKAGES = ("tunrex-jax-monitor", "jax", "jaxlib", "numpy")
+_logger = logging.getLogger("tunrex_jax_monitor")
+
+
+def write_manifest(run_dir: Path, given: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: what is known here (versions, host, start), then what is `given`.
+
+    A reader sees the old manifest or the new one, never a part. What JSON cannot say (infinity, a dtype) becomes text.
+    """
+    manifest = {
+        "schema": SCHEMA_VERSION,
+        "start_time": time.time(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "versions": _versions(),
+        **given,
+    }
+    temporary = run_dir / f".{MANIFEST}.{os.getpid()}.tmp"
+    try:
+        with temporary.open("w", encoding="ascii") as file:
+            file.write(json.dumps(_jsonable(manifest), indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, run_dir / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_manifest(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the manifest of a run; a missing, damaged or foreign one is an error that says which."""
+    path = _existing(run_dir, MANIFEST)
+    try:
+        manifest = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: got {error}, allowed one JSON object. Restore the file from a copy.") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: got schema {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it."
+        )
+    return dict(manifest)
+
+
+def read_records(run_dir: str | os.PathLike[str]) -> list[Record]:
+    """Return all whole records of a run, in the order they were written. See `iter_records`."""
+    return list(iter_records(run_dir))
+
+
+def iter_records(run_dir: str | os.PathLike[str], *, on_torn: Callable[[int], None] | None = None) -> Iterator[Record]:
+    """Yield the records of a run one by one, also while it is being written.
+
+    Args:
+      run_dir: the directory that holds `records.jsonl`.
+      on_torn: called with the length in bytes of a torn last line; by default that is logged as a warning.
+
+    Raises:
+      FileNotFoundError: there is no `records.jsonl`.
+      ValueError: a line other than a torn last one is no record of this schema.
+    """
+    path = _existing(run_dir, RECORDS)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield Record.from_json(line.decode())
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                if line.endswith(b"\n"):
+                    raise _damaged(path, number, line, error) from error
+                (on_torn or _log_torn(path))(len(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise _damaged(path, number, line, error) from error
+
+
+def _existing(run_dir: str | os.PathLike[str], name: str) -> Path:
+    path = Path(run_dir).expanduser() / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"run_dir: got {os.fspath(run_dir)!r}, which has no {name}, allowed a directory that JsonlSink wrote. "
+            "Is it the directory above, or below?"
+        )
+    return path
+
+
+def _log_torn(path: Path) -> Callable[[int], None]:
+    return lambda size: _logger.warning(
+        "%s: skipped a torn last line of %d bytes; its writer was stopped in mid-write", path, size
+    )
+
+
+def _damaged(path: Path, number: int, line: bytes, error: Exception) -> ValueError:
+    start = line[:40] + b"..." if len(line) > 40 else line
+    return ValueError(
+        f"{path}, line {number}: got {start!r} ({type(error).__name__}: {error}), "
+        f"allowed one record of schema {SCHEMA_VERSION}. Restore the file from a copy, or take the line out."
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)

@@ -1,0 +1,117 @@
+"""JsonlSink: a run directory on disk, the source of truth of a run.
+
+Every record is one line, handed to the operating system before `write` returns, so a killed process loses at most the
+record in hand. A write that fails (disk full) takes its part of a line back and leaves whole records only. The disk
+itself is waited for once, in `close`. Reports and the command line read nothing else; see `host/rundir.py`.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, write_manifest
+
+
+class JsonlSink:
+    """Writes `manifest.json` and `records.jsonl` into a directory.
+
+    Construction makes the directory and checks that it takes files; what is in it is touched at the first write. A
+    directory whose `records.jsonl` has a byte in it holds a run; a run that ended before its first record is none.
+
+    Args:
+      run_dir: a local or mounted directory; made, with its parents, where it does not exist.
+      overwrite: True removes the run that the directory holds when this one begins. Other files stay.
+
+    Raises:
+      FileExistsError: the directory holds a run, and `overwrite` is False.
+      OSError: the directory cannot be made or written (the subclass says why).
+    """
+
+    durable = True
+
+    def __init__(self, run_dir: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.run_dir = _local_path(run_dir)
+        self._overwrite = overwrite
+        self._file: FileIO | None = None
+        self._closed = False
+        _require_writable(self.run_dir)
+        self._require_vacant()
+
+    def begin_run(self, manifest: Mapping[str, Any]) -> None:
+        """Open the run: write the manifest (`config`, `devices`, ...) beside versions, host and start time."""
+        self._opened()
+        write_manifest(self.run_dir, manifest)
+
+    def write(self, record: Record) -> None:
+        """Append the record as one line; without `begin_run` before it, begin a run that knows no configuration."""
+        line = memoryview(record.to_json().encode() + b"\n")
+        if self._file is None:
+            self.begin_run({})
+        file = self._opened()
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while line:  # an unbuffered write may take a part and say so
+                line = line[file.write(line) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+    def close(self) -> None:
+        """Wait until the disk has the records, then close the file. A second call does nothing."""
+        self._closed = True
+        file, self._file = self._file, None
+        if file is not None:
+            with file:
+                os.fsync(file.fileno())
+
+    def _opened(self) -> FileIO:
+        if self._closed:
+            raise ValueError(
+                f"JsonlSink: got a write after close, allowed one before. Make a new sink ({self.run_dir})."
+            )
+        if self._file is None:
+            self._require_vacant()
+            if self._overwrite:  # removed, not truncated: a process that still writes the old run keeps its own file
+                (self.run_dir / MANIFEST).unlink(missing_ok=True)
+                (self.run_dir / RECORDS).unlink(missing_ok=True)
+            self._file = open(self.run_dir / RECORDS, "ab", buffering=0)
+        return self._file
+
+    def _require_vacant(self) -> None:
+        records = self.run_dir / RECORDS
+        if not self._overwrite and records.exists() and records.stat().st_size:
+            raise FileExistsError(
+                f"run_dir: got '{self.run_dir}', which holds a run, allowed a directory without one. "
+                "Choose another directory, or pass overwrite=True to lose that run."
+            )
+
+
+def _local_path(run_dir: str | os.PathLike[str]) -> Path:
+    text = os.fspath(run_dir) if isinstance(run_dir, str | os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"run_dir: got {run_dir!r}, allowed a str or a path. Pass for example 'runs/first'.")
+    if not text or "://" in text:
+        raise ValueError(
+            f"run_dir: got {text!r}, allowed a local or mounted directory. "
+            "Pass for example 'runs/first'; mount a bucket, or copy the directory there afterwards."
+        )
+    return Path(text).expanduser()
+
+
+def _require_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"run_dir: got '{directory}', which cannot be written ({error.strerror}), allowed a directory that can be "
+            "made and written. Choose another directory, or mend its permissions",
+        ) from error

@@ -1,0 +1,160 @@
+"""SinkWorker: one sink on one daemon thread behind one queue, so that no sink can stop or slow training.
+
+`put` never blocks and never raises. Records reach the sink in order. A sink that raises is reported once with its
+traceback, closed and switched off. A sink that hangs costs `close` its timeout, once, and the process can still exit.
+What a sink did not get is counted in `dropped`.
+"""
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+
+
+class SinkWorker:
+    """Feeds records to one sink.
+
+    Args:
+      sink: what to feed; the worker closes it.
+      capacity: how many records may wait. At that number a new one is dropped, unless the sink is durable: its queue
+        has no bound, so a durable sink that hangs costs memory.
+      on_failure: called once with the exception of a sink that failed, on the worker's thread. What it raises itself
+        is discarded.
+
+    Attributes:
+      error: the exception that switched the sink off, or None.
+    """
+
+    def __init__(
+        self, sink: Sink, *, capacity: int = 64, on_failure: Callable[[Exception], None] | None = None
+    ) -> None:
+        _require_sink(sink)
+        _require_capacity(capacity)
+        self.error: Exception | None = None
+        self._sink = sink
+        self._label = type(sink).__name__
+        self._capacity = None if is_durable(sink) else capacity
+        self._on_failure = on_failure
+        # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
+        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._dropped = 0
+        self._drop_lock = threading.Lock()
+        self._closed = False
+        self._told = False
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._run, name=f"tunrex-{self._label}", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many records the sink did not get: queue full, sink switched off, or put after `close`."""
+        return self._dropped
+
+    def put(self, record: Record) -> None:
+        """Hand the record over and return at once; a record that cannot be taken is counted, not raised."""
+        if self._refuses():
+            self._drop()
+        else:
+            self._queue.put(record)
+
+    def close(self, timeout_seconds: float = 30.0) -> bool:
+        """Let the sink write what is queued and close it, for at most `timeout_seconds`.
+
+        Returns:
+          True when the worker has ended. False when the sink hangs: that is logged once, a later call does not wait
+          again, and the worker goes on in the background for as long as the process lives.
+        """
+        _require_timeout(timeout_seconds)
+        if os.getpid() != self._pid:  # a forked child has the queue but not the thread; the parent's will finish
+            return False
+        if not self._closed:
+            self._queue.put(None)
+            self._closed = True
+        self._thread.join(0 if self._told else timeout_seconds)
+        ended = not self._thread.is_alive()
+        if ended:
+            self._drop_leftovers()
+        self._tell(ended, timeout_seconds)
+        return ended
+
+    def _refuses(self) -> bool:
+        off = self._closed or self.error is not None or not self._thread.is_alive()
+        return off or (self._capacity is not None and self._queue.qsize() >= self._capacity)
+
+    def _run(self) -> None:
+        for record in iter(self._queue.get, None):
+            self._deliver(record)
+        if self.error is None and (error := _attempt(self._sink.close)) is not None:
+            self._report(error)
+
+    def _deliver(self, record: Record) -> None:
+        if self.error is not None:
+            self._drop()
+        elif (error := _attempt(lambda: self._sink.write(record))) is not None:
+            self._drop()
+            self._report(error)
+            _attempt(self._sink.close)  # most often raises once more what has just been reported
+
+    def _report(self, error: Exception) -> None:
+        self.error = error
+        message = "%s failed and is switched off; training goes on, and its further records are counted as dropped"
+        _attempt(lambda: _logger.error(message, self._label, exc_info=error))
+        if (notify := self._on_failure) is not None:
+            _attempt(lambda: notify(error))
+
+    def _drop(self) -> None:
+        with self._drop_lock:
+            self._dropped += 1
+
+    def _drop_leftovers(self) -> None:
+        """Count what came in behind the end mark, or behind a worker that a sink ended by SystemExit."""
+        while not self._queue.empty():
+            if self._queue.get() is not None:
+                self._drop()
+
+    def _tell(self, ended: bool, timeout_seconds: float) -> None:
+        if self._told:
+            return
+        if not ended:
+            self._told = True
+            waiting = self._queue.qsize()  # the end mark in it stands for the record in the sink's hands
+            message = "%s is still busy after %g s with %d records to go; not waiting for it any longer"
+            _logger.warning(message, self._label, timeout_seconds, waiting)
+        elif self._dropped:
+            self._told = True
+            _logger.warning("%s did not get %d records", self._label, self._dropped)
+
+
+def _attempt(action: Callable[[], None]) -> Exception | None:
+    """Run a sink's code; return what it raises. The only place where such an exception stops."""
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
+
+
+def _require_sink(sink: object) -> None:
+    if isinstance(sink, type) or not isinstance(sink, Sink):
+        raise TypeError(
+            f"sink: got {sink!r}, allowed an object with write(record) and close(). "
+            "Pass an instance, for example MemorySink()."
+        )
+
+
+def _require_capacity(capacity: int) -> None:
+    if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 1:
+        raise ValueError(f"capacity: got {capacity!r}, allowed an int of at least 1. Leave it out for 64.")
+
+
+def _require_timeout(seconds: float) -> None:
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(
+            f"timeout_seconds: got {seconds!r}, allowed 0 to {threading.TIMEOUT_MAX:g}. Pass for example 30.0."
+        )
