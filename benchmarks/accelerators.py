@@ -2,7 +2,8 @@
 
 The compilers for NVIDIA GPUs and TPUs run on any CPU. What comes out is the real program for the chip: kernels, copies,
 loops and collectives are counted in it, and the TPU compiler adds an estimate of its run time. Nothing is timed.
-On an accelerator each kernel is a launch, so their number is the cost of small programs such as these.
+On a GPU each kernel is a launch, and their number is the cost of programs as small as these. A TPU launches a program
+once, whatever is in it, and moves data ahead of its use (the many copies); there the estimate tells more.
 
     pip install -e ".[accelerators]"
     python benchmarks/accelerators.py                # H100 and TPU v5e
@@ -17,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -268,6 +270,7 @@ def compile_workload(workload: Workload, devices: Sequence[Any]) -> Any:
     )
     if workload.pack:
         return jax.jit(acc.pack, out_shardings=replicated).lower(state).compile()
+    warnings.simplefilter("ignore", UserWarning)  # a window smaller than the batch is meant: it is the default one
     rewards = dict.fromkeys(names, jax.ShapeDtypeStruct((workload.n_samples,), jnp.float32, sharding=split))
     mask = jax.ShapeDtypeStruct((workload.n_samples,), jnp.bool_, sharding=split) if workload.masked else None
 

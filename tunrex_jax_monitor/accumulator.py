@@ -88,9 +88,7 @@ class RewardAccumulator(Config):
         """
         step = batch.collect(self, rewards, mask, None, None)
         stats = update.window_stats(self, state, state_lib.unpack(self, state))
-        low, high = alerts.limits(stats, self)
-        values = step.values[: self.rewards]
-        outside = (values < low[:, None]) | (values > high[:, None])
+        outside = update.is_outside(step, *alerts.limits(stats, self))
         return {
             name: outside[i, : np.size(rewards[name])].reshape(jnp.shape(rewards[name]))
             for i, name in enumerate(self.reward_names)
@@ -154,7 +152,7 @@ class RewardAccumulator(Config):
             jax.debug.callback(callback, self.pack(state))
             return self.reset_interval(state)
 
-        due = state.counts[1, 0] >= np.uint32(self.log_frequency)
+        due = state_lib.unpack(self, state).clock.interval[0] >= np.uint32(self.log_frequency)
         return jax.lax.cond(due, emit, lambda state: state, state)
 
     def scan_chunk(

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt
 
 from tunrex_jax_monitor.device import ema
-from tunrex_jax_monitor.device.bits import count_to_float, from_order_key
+from tunrex_jax_monitor.device.bits import count_to_float
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
-from tunrex_jax_monitor.device.sketch import Sketch
+from tunrex_jax_monitor.device.sketch import Sketch, bin_extremes
 from tunrex_jax_monitor.device.window import WindowStats
 
 FREQUENT = 0.005  # a value with this share of the run is an atom of the distribution, not an outlier
@@ -65,9 +65,6 @@ class Evidence(NamedTuple):
     """What one step shows, for the R rewards."""
 
     stats: WindowStats  # before the step
-    constant: Array  # bool[R]: the last `flatline_samples` before the step are one value
-    low: Array  # float32[R]: declared or observed bounds before the step
-    high: Array
     varied: Array  # bool[R]: two different values have been seen, or a bound is declared
     samples: Array  # float32[R]: valid samples before the step, over the run
     outliers: Array  # float32[R]: rare outliers before the step, over the run
@@ -101,13 +98,14 @@ def count_rare_outliers(
     Working on bins, not samples, needs no gather. A bin is an atom when it holds 0.5 % of the run and is narrow.
     """
     low, high = limits(stats, config)
-    least, greatest = from_order_key(~batch.extremes[1]), from_order_key(batch.extremes[0])
-    outside = (batch.counts[0] > 0) & ((least > high[:, None]) | (greatest < low[:, None]))
-    frequent = count_to_float(run.counts[0], run.counts[1]) >= np.float32(FREQUENT) * samples[:, None]
-    spread = from_order_key(run.extremes[0]) - from_order_key(~run.extremes[1])
+    least, greatest = bin_extremes(batch)
+    outside = (batch.low > 0) & ((least > high[:, None]) | (greatest < low[:, None]))
+    frequent = count_to_float(run.low, run.high) >= np.float32(FREQUENT) * samples[:, None]
+    run_least, run_greatest = bin_extremes(run)
+    spread = run_greatest - run_least
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1.0))
     atom = (samples[:, None] > 0) & frequent & (spread <= 0.5 * std[:, None])
-    return jnp.sum(jnp.where(outside & ~atom, batch.counts[0].astype(jnp.float32), 0.0), axis=1)
+    return jnp.sum(jnp.where(outside & ~atom, batch.low.astype(jnp.float32), 0.0), axis=1)
 
 
 def _outlier(e: Evidence, averages: Averages, config: Config) -> Rule:
@@ -178,7 +176,7 @@ def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule
     negative, still_negative = above(negatives, config.negative_threshold)
     stuck, still_stuck = above(at_high, config.saturation_threshold)
     return (
-        Rule(e.constant | (armed & dead), e.constant | still_dead),
+        Rule(e.stats.constant | (armed & dead), e.stats.constant | still_dead),
         Rule(negative & ~declared_negative, still_negative),
         Rule(stuck & e.varied, still_stuck),
     )

@@ -22,10 +22,15 @@ LIMIT = np.float32(1e16)  # a larger magnitude counts as infinite: its square wo
 class Batch(NamedTuple):
     """N samples of a step."""
 
-    raw: Array  # float32[R, N], as given
-    present: Array | None  # bool[R, N]: the mask; None when there is none
-    values: Array  # float32[R + 2, N], NaN where a sample does not count
+    raw: Array  # float32[R + 2, N], as given; NaN where a total or a length does not exist
+    present: Array | None  # bool[R + 2, N]: the mask; None when there is none
     has_lengths: bool
+
+    @property
+    def valid(self) -> Array:
+        """bool[R + 2, N]: where a sample counts."""
+        finite = jnp.abs(self.raw) <= LIMIT
+        return finite if self.present is None else finite & self.present
 
 
 def rows(config: Config) -> int:
@@ -59,25 +64,27 @@ def collect(
         length_row = None if length_row is None else jnp.zeros((1, n), jnp.float32)
     if axis_name is not None:
         raw, present, length_row = _gather(raw, present, length_row, axis_name)
-    return Batch(raw, present, _values(config, raw, present, length_row), length_row is not None)
+    return _with_totals(config, raw, present, length_row)
 
 
-def _values(config: Config, raw: Array, present: Array | None, length_row: Array | None) -> Array:
+def _with_totals(config: Config, raw: Array, present: Array | None, length_row: Array | None) -> Batch:
+    """Append the weighted total over the rewards that count, and the lengths."""
     nan = np.float32(np.nan)
     valid = jnp.abs(raw) <= LIMIT
     if present is not None:
         valid = valid & present
     weights = jnp.asarray(config.weights, jnp.float32)[:, None]
-    some = jnp.any(valid, axis=0)
-    total = jnp.where(some, jnp.sum(jnp.where(valid, raw * weights, 0.0), axis=0), nan)[None]
+    total = jnp.sum(jnp.where(valid, raw * weights, 0.0), axis=0)
+    total = jnp.where(jnp.any(valid, axis=0), total, nan)[None]
+    has_lengths = length_row is not None
     if length_row is None:
         length_row = jnp.full_like(total, nan)
-    else:
-        known = jnp.abs(length_row) <= LIMIT
-        here = known if present is None else known & jnp.any(present, axis=0)
-        length_row = jnp.where(here, length_row, nan)
-    total = jnp.where(jnp.abs(total) <= LIMIT, total, nan)
-    return jnp.concatenate([jnp.where(valid, raw, nan), total, length_row])
+    if present is not None:
+        length_row = jnp.where(jnp.any(present, axis=0), length_row, nan)
+        present = jnp.concatenate([present, jnp.ones((EXTRA_ROWS, raw.shape[1]), bool)])
+    # Computed once: without the barrier the compiler inlines it into every reduction, and launches each on its own.
+    raw = jax.lax.optimization_barrier(jnp.concatenate([raw, total, length_row]))
+    return Batch(raw, present, has_lengths)
 
 
 def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:

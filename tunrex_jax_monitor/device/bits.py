@@ -7,9 +7,9 @@ what is small beside it. A pair of words keeps both exact, or nearly so, on ever
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float, UInt
 
-_SIGN_FLIP = np.int32(0x7FFFFFFF)
+_SIGN = np.uint32(0x80000000)
 
 
 def add_counts(
@@ -42,16 +42,15 @@ def two_float_add(
     return rounded, error - (rounded - total)
 
 
-def order_key(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
-    """Map float32 to int32 so that integer order is float order (-0.0 < 0.0; NaN is beyond the infinities)."""
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
-    return bits ^ (jax.lax.shift_right_arithmetic(bits, np.int32(31)) & _SIGN_FLIP)
+def order_key(x: Float[Array, "*s"]) -> UInt[Array, "*s"]:
+    """Map float32 to uint32 so that integer order is float order (-0.0 < 0.0; NaN is beyond the infinities)."""
+    bits = to_words(x)
+    return jnp.where(bits & _SIGN == 0, bits | _SIGN, ~bits)
 
 
-def from_order_key(key: Int[Array, "*s"]) -> Float[Array, "*s"]:
+def from_order_key(key: UInt[Array, "*s"]) -> Float[Array, "*s"]:
     """Invert `order_key`."""
-    bits = key ^ (jax.lax.shift_right_arithmetic(key, np.int32(31)) & _SIGN_FLIP)
-    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+    return to_floats(jnp.where(key & _SIGN == 0, ~key, key ^ _SIGN))
 
 
 def to_words(x: Array) -> UInt[Array, "*s"]:

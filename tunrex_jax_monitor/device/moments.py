@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tunrex_jax_monitor.device.bits import two_float_add, two_sum
+from tunrex_jax_monitor.device.reduce import reduce_rows
 
 
 class Moments(NamedTuple):
@@ -43,7 +44,7 @@ def from_batch(x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], count: F
     center = jnp.sum(jnp.where(valid, x, 0.0), axis=1) * scale
     d = jnp.where(valid, x - center[:, None], 0.0)
     d2 = d * d
-    s1, s2, s3, s4 = (jnp.sum(v, axis=1) for v in (d, d2, d2 * d, d2 * d2))
+    s1, s2, s3, s4 = reduce_rows(sums=(d, d2, d2 * d, d2 * d2))
     a = s1 * scale  # what the rounded mean left over; tiny, so the corrections below cancel nothing
     mean, mean_low = two_sum(center, a)
     m2 = jnp.maximum(s2 - a * s1, 0.0)

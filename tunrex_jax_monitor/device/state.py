@@ -1,18 +1,20 @@
-"""MonitorState: seven arrays that ride through the train step, and the named fields inside them.
+"""MonitorState: six arrays that ride through the train step, and the named fields inside the first.
 
-A jitted call costs about 2 us per leaf on CPU, so small fields share two packed leaves: `counts` and `floats`. `Fields`
-is the unpacked view that the code works on; `unpack` and `pack` are inverse. RUN covers everything since `init`,
-INTERVAL everything since the last emission.
+A jitted call costs about 2 us per leaf on CPU, and each leaf a kernel on an accelerator, so all small fields share one
+leaf of words. `Fields` is the unpacked view that the code works on; `unpack` and `pack` are inverse. RUN covers
+everything since `init`, INTERVAL everything since the last emission.
 """
 
+import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from tunrex_jax_monitor.device import batch, correlation, ema, groups, moments, sketch, window
 from tunrex_jax_monitor.device.alerts import TYPES, Averages, Memory
+from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.correlation import CoMoments
 from tunrex_jax_monitor.device.ema import Ema
@@ -22,19 +24,19 @@ from tunrex_jax_monitor.device.sketch import Sketch
 
 RUN, INTERVAL = 0, 1
 HORIZONS = 2
+SINGLE = 11  # fields of `Tally` that are one counter
 EVENTS = 16  # steps with an alert that the event ring holds
 
 
 class MonitorState(NamedTuple):
     """The state of the monitor. W is the window, L the log frequency; rows are R rewards, the total, the lengths."""
 
-    counts: Array  # uint32[C, R + 2]: clock, alert memory, exact counters; see `Fields`
-    floats: Array  # float32[F, R + 2]: moments, group sums, averages; see `Fields`
-    events: Array  # uint32[16, R + 3]: ring of steps with an alert: update, then one alert word per row
+    fields: Array  # uint32[F, R + 2]: everything small, floats bit by bit; see `Fields`
     trace: Array  # uint32[L, 9, R + 2]: ring of the interval's steps; see `TraceRow`
     window: Array  # float32[R, W]: the last samples, oldest first, NaN where there is none
-    sketch: Array  # uint32[2, R, 2047]: bin counts of the run, low and high limb
-    extremes: Array  # int32[2, R, 2047]: order keys of the greatest and least value per bin
+    sketch_low: Array  # uint32[R, 2047]: bin counts of the run, low limb
+    sketch_high: Array  # uint32[R, 2047]
+    extremes: Array  # uint32[2, R, 2047]: greatest order key per bin, greatest complement of one
 
 
 class TraceRow(NamedTuple):
@@ -78,11 +80,12 @@ class Tally(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """The packed leaves, by name."""
+    """The first leaf, by name."""
 
     clock: Clock
     memory: Memory
     alerts: Array  # uint32[8, rows]: episodes since init
+    events: Array  # uint32[16, 2, rows]: ring of steps with an alert: update, alert word
     low: Tally  # low limbs
     high: Tally
     moments: Moments  # float32[2, rows]
@@ -101,91 +104,101 @@ def tally_sizes(config: Config) -> tuple[int, ...]:
 def init(config: Config, window_size: int) -> MonitorState:
     """Return a state that has seen nothing; every leaf is a buffer of its own."""
     rows = batch.rows(config)
-    total = HORIZONS * sum(tally_sizes(config))
-    head = len(Clock._fields) + len(Memory._fields) + len(TYPES)
     empty = sketch.init(config.rewards)
     return MonitorState(
-        counts=jnp.zeros((head + 2 * total, rows), jnp.uint32),
-        floats=_init_floats(config, rows),
-        events=jnp.zeros((EVENTS, rows + 1), jnp.uint32),
+        fields=_join(_init_fields(config, rows)),
         trace=jnp.zeros((config.log_frequency, len(TraceRow._fields), rows), jnp.uint32),
         window=window.init(config.rewards, window_size),
-        sketch=empty.counts,
+        sketch_low=empty.low,
+        sketch_high=empty.high,
         extremes=empty.extremes,
     )
 
 
-def _init_floats(config: Config, rows: int) -> Array:
+def _init_fields(config: Config, rows: int) -> Fields:
+    words = lambda *shape: jnp.zeros((*shape, rows), jnp.uint32)  # noqa: E731
     shape = (HORIZONS, rows)
-    products = correlation.init(config.rewards) if config.correlations else None
-    averages = Averages(*(ema.init((rows,)) for _ in Averages._fields))
-    return _join_floats(moments.init(shape), moments.init(shape), groups.init_sums(shape), averages, products, rows)
+    tally = Tally(*(words(HORIZONS) for _ in range(SINGLE)), *(words(n, HORIZONS) for n in _tally_sizes(config)[SINGLE:]))
+    return Fields(
+        clock=Clock(*(words() for _ in Clock._fields)),
+        memory=Memory(*(words() for _ in Memory._fields)),
+        alerts=words(len(TYPES)),
+        events=words(EVENTS, 2),
+        low=tally,
+        high=tally,
+        moments=moments.init(shape),
+        group_means=moments.init(shape),
+        group_sums=groups.init_sums(shape),
+        averages=Averages(*(ema.init((rows,)) for _ in Averages._fields)),
+        products=correlation.init(config.rewards) if config.correlations else None,
+    )
 
 
 def unpack(config: Config, state: MonitorState) -> Fields:
-    """Name what is in the packed leaves."""
-    counts = _Reader(state.counts)
-    clock, memory = Clock(*counts.take(3)), Memory(*counts.take(2))
-    alerts = counts.take(len(TYPES))
-    low, high = (_unpack_tally(config, counts) for _ in range(2))
-    floats = _Reader(state.floats)
-    rows = state.floats.shape[1]
-    pairs = lambda n: floats.take(n * HORIZONS).reshape(n, HORIZONS, rows)  # noqa: E731
-    full = Moments(*pairs(len(Moments._fields)))
-    second = pairs(4)
-    zero = jnp.zeros((HORIZONS, rows), jnp.float32)
-    means = Moments(*second, *(zero for _ in range(6)))
-    sums = GroupSums(*pairs(len(GroupSums._fields)))
-    averages = Averages(*(Ema(*floats.take(3)) for _ in Averages._fields))
-    products = _unpack_products(config, floats) if config.correlations else None
-    return Fields(clock, memory, alerts, low, high, full, means, sums, averages, products)
-
-
-def pack(config: Config, state: MonitorState, fields: Fields) -> MonitorState:
-    """Put the named fields back into their leaves."""
-    rows = state.counts.shape[1]
-    tally = [part.reshape(-1, rows) for limb in (fields.low, fields.high) for part in limb]
-    counts = jnp.concatenate([jnp.stack(fields.clock + fields.memory), fields.alerts, *tally])
-    floats = _join_floats(
-        fields.moments, fields.group_means, fields.group_sums, fields.averages, fields.products, rows
+    """Name what is in the first leaf."""
+    take = _Reader(state.fields)
+    second = lambda: Moments(*take.floats(4, HORIZONS), *moments.init((HORIZONS, batch.rows(config)))[4:])  # noqa: E731
+    return Fields(
+        clock=Clock(*take.words(3)),
+        memory=Memory(*take.words(2)),
+        alerts=take.words(len(TYPES)),
+        events=take.words(EVENTS, 2),
+        low=_unpack_tally(config, take),
+        high=_unpack_tally(config, take),
+        moments=Moments(*take.floats(len(Moments._fields), HORIZONS)),
+        group_means=second(),
+        group_sums=GroupSums(*take.floats(len(GroupSums._fields), HORIZONS)),
+        averages=Averages(*(Ema(*take.floats(3)) for _ in Averages._fields)),
+        products=_unpack_products(config, take) if config.correlations else None,
     )
-    return state._replace(counts=counts, floats=floats)
+
+
+def pack(state: MonitorState, fields: Fields) -> MonitorState:
+    """Put the named fields back into the first leaf."""
+    return state._replace(fields=_join(fields))
 
 
 def sketch_of(state: MonitorState) -> Sketch:
     """Return the run sketch."""
-    return Sketch(state.sketch, state.extremes)
+    return Sketch(state.sketch_low, state.sketch_high, state.extremes)
+
+
+def _tally_sizes(config: Config) -> tuple[int, ...]:
+    """Return how many counters each field of `Tally` holds."""
+    solved = 0 if config.group_size is None else config.group_size + 1
+    return (1,) * SINGLE + (solved, len(config.atoms))
 
 
 class _Reader:
-    """Takes rows off the top of a packed array, one field after the other."""
+    """Takes rows off the top of the packed array, one field after the other."""
 
     def __init__(self, array: Array) -> None:
         self._array, self._at = array, 0
 
-    def take(self, n: int) -> Array:
+    def words(self, *shape: int) -> Array:
+        n = math.prod(shape)
         self._at += n
-        return self._array[self._at - n : self._at]
+        return self._array[self._at - n : self._at].reshape(*shape, self._array.shape[1])
+
+    def floats(self, *shape: int) -> Array:
+        return to_floats(self.words(*shape))
 
 
-def _unpack_tally(config: Config, counts: _Reader) -> Tally:
-    rows = batch.rows(config)
-    parts = [counts.take(HORIZONS * n).reshape(n, HORIZONS, rows) for n in tally_sizes(config)]
-    return Tally(*(part[0] for part in parts[:11]), *parts[11:])
+def _unpack_tally(config: Config, take: _Reader) -> Tally:
+    sizes = _tally_sizes(config)
+    return Tally(*(take.words(HORIZONS) for _ in sizes[:SINGLE]), *(take.words(n, HORIZONS) for n in sizes[SINGLE:]))
 
 
-def _unpack_products(config: Config, floats: _Reader) -> CoMoments:
+def _unpack_products(config: Config, take: _Reader) -> CoMoments:
     r = config.rewards
-    mean, low = floats.take(2)[:, :r]
-    return CoMoments(mean, low, floats.take(r)[:, :r], floats.take(r)[:, :r])
+    mean, low = take.floats(2)[:, :r]
+    return CoMoments(mean, low, take.floats(r)[:, :r], take.floats(r)[:, :r])
 
 
-def _join_floats(
-    full: Moments, means: Moments, sums: GroupSums, averages: Averages, products: CoMoments | None, rows: int
-) -> Array:
-    parts = [*full, *means[:4], *sums]
-    out = [jnp.concatenate(parts), jnp.stack([v for average in averages for v in average])]
-    if products is not None:
-        square = jnp.concatenate([jnp.stack(products[:2]), products.products, products.products_low])
-        out.append(jnp.pad(square, ((0, 0), (0, rows - square.shape[1])), constant_values=np.float32(0)))
-    return jnp.concatenate(out)
+def _join(fields: Fields) -> Array:
+    rows = fields.alerts.shape[1]
+    fields = fields._replace(group_means=fields.group_means[:4])
+    parts = jax.tree.leaves(fields._replace(products=None))
+    if fields.products is not None:
+        parts += [jnp.pad(v, ((0, 0),) * (v.ndim - 1) + ((0, rows - v.shape[-1]),)) for v in fields.products]
+    return jnp.concatenate([to_words(v).reshape(-1, rows) for v in parts])

@@ -37,7 +37,7 @@ class Summary(NamedTuple):
     averages: Array  # float32[2, R + 1]: short, long
     alert_counts: Array  # uint32[8, R + 1]
     open_alerts: Array  # uint32[R + 1]
-    window: Array  # float32[8, R], as `window.WindowStats`
+    window: Array  # float32[8, R], as the first of `window.WindowStats`
     order: Array  # float32[12, R]: order statistics below and above each of QUANTILES; its ends once
     bin_exponent: Array  # int32[R]
     bin_first: Array  # int32[R]
@@ -50,7 +50,7 @@ class Summary(NamedTuple):
     lengths: Array  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
     products: Array  # float32[R, R]: co-moments, empty unless asked for
     atoms: Array  # uint32[2, A, R]
-    events: Array  # uint32[16, R + 2]
+    events: Array  # uint32[16, 1 + R + 1]: update, then one alert word per row
     trace: Array  # uint32[L, 9, R + 2]
 
 
@@ -78,7 +78,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         averages=jnp.stack([ema.value(f.averages.short)[: r + 1], ema.value(f.averages.long)[: r + 1]]),
         alert_counts=f.alerts[:, : r + 1],
         open_alerts=f.memory.flags[: r + 1] & 0xFF,
-        window=jnp.stack(stats),
+        window=jnp.stack(stats[:8]),
         order=jnp.concatenate([lower[:1], *zip_rows(lower[1:-1], upper[1:-1]), lower[-1:]]),
         bin_exponent=bins.exponent,
         bin_first=bins.first,
@@ -91,7 +91,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         lengths=jnp.stack([v[INTERVAL, : r + 1] for v in (sums.length_cov, sums.length_var, sums.reward_var)]),
         products=jnp.zeros((0, 0), jnp.float32) if f.products is None else f.products.products,
         atoms=jnp.stack([limb.atoms[:, RUN, :r] for limb in limbs]),
-        events=state.events[:, : r + 2],
+        events=jnp.concatenate([f.events[:, 0, :1], f.events[:, 1, : r + 1]], axis=1),
         trace=state.trace,
     )
 

@@ -54,7 +54,7 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
     stats = window_stats(config, state, fields)
     outliers = _rare_outliers(config, state, fields, step, stats)
     step = step._replace(tally=step.tally._replace(outliers=outliers.astype(jnp.uint32)))
-    episodes = _judge(config, state, fields, batch, step, stats, outliers)
+    episodes = _judge(config, fields, batch, step, stats, outliers)
     averages = _advance_averages(config, fields.averages, step, outliers)
     low, high = _add_tally(fields, step.tally)
     merged = sketch.merge(sketch_of(state), step.sketch)
@@ -62,6 +62,7 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
         clock=Clock(fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + _any(episodes)),
         memory=episodes.memory,
         alerts=fields.alerts + episodes.began.astype(jnp.uint32),
+        events=_write_event(fields, episodes),
         low=low,
         high=high,
         moments=moments.merge(fields.moments, _both(step.moments), _valid(fields), step.count[None]),
@@ -70,12 +71,11 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
         averages=averages,
         products=_merge_products(fields, step),
     )
-    state = pack(config, state, now)
-    return state._replace(
-        events=_write_event(state.events, fields.clock, episodes),
+    return pack(state, now)._replace(
         trace=_write_trace(config, state.trace, fields.clock, step, averages, episodes),
-        window=window.push(state.window, batch.values[: config.rewards], batch.present),
-        sketch=merged.counts,
+        window=_push(state.window, batch, config.rewards),
+        sketch_low=merged.low,
+        sketch_high=merged.high,
         extremes=merged.extremes,
     )
 
@@ -86,10 +86,12 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
     low, high = add_counts_tree(fa.low, fa.high, fb.low, fb.high)
     merged = sketch.merge(sketch_of(a), sketch_of(b))
     b_stepped = fb.clock.updates > 0
+    events_b = fb.events.at[:, 0].add(fa.clock.updates[None])  # its steps come after those of a
     now = Fields(
         clock=Clock(*(x + y for x, y in zip(fa.clock, fb.clock, strict=True))),
         memory=alerts.Memory(*(jnp.where(b_stepped, y, x) for x, y in zip(fa.memory, fb.memory, strict=True))),
         alerts=fa.alerts + fb.alerts,
+        events=_merge_rings(fa.events, events_b, fa.clock.events[0], fb.clock.events[0]),
         low=low,
         high=high,
         moments=moments.merge(fa.moments, fb.moments, _valid(fa), _valid(fb)),
@@ -98,12 +100,11 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
         averages=Averages(*(ema.merge(x, y) for x, y in zip(fa.averages, fb.averages, strict=True))),
         products=_merge_co_moments(fa, fb),
     )
-    events_b = b.events.at[:, 0].add(fa.clock.updates[0])  # its steps come after those of a
-    return pack(config, a, now)._replace(
-        events=_merge_rings(a.events, events_b, fa.clock.events[0], fb.clock.events[0]),
+    return pack(a, now)._replace(
         trace=_merge_rings(a.trace, b.trace, fa.clock.interval[0], fb.clock.interval[0]),
         window=window.join(a.window, b.window),
-        sketch=merged.counts,
+        sketch_low=merged.low,
+        sketch_high=merged.high,
         extremes=merged.extremes,
     )
 
@@ -115,7 +116,6 @@ def reset_interval(config: Config, state: MonitorState) -> MonitorState:
     clear = lambda v: v.at[..., INTERVAL, :].set(jnp.zeros((), v.dtype))  # noqa: E731
     refill = lambda m: Moments(*(v.at[INTERVAL].set(e) for v, e in zip(m, empty, strict=True)))  # noqa: E731
     return pack(
-        config,
         state,
         fields._replace(
             clock=fields.clock._replace(interval=jnp.zeros_like(fields.clock.interval)),
@@ -130,7 +130,8 @@ def reset_interval(config: Config, state: MonitorState) -> MonitorState:
 
 def window_stats(config: Config, state: MonitorState, fields: Fields) -> WindowStats:
     """Return the window's statistics, with `at_min` and `at_max` counted at the declared or observed bounds."""
-    return window.stats(state.window, *bounds(config, fields))
+    assert config.flatline_samples is not None  # the constructor has set it
+    return window.stats(state.window, *bounds(config, fields), config.flatline_samples)
 
 
 def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
@@ -142,44 +143,44 @@ def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
 
 
 def _reduce(config: Config, batch: Batch) -> _Step:
-    values, r = batch.values, config.rewards
-    valid = ~jnp.isnan(values)
-    counted = _sum(valid)
-    count = counted.astype(jnp.float32)
-    joint = jnp.all(valid[:r], axis=0)
-    here = jnp.ones_like(valid[:r]) if batch.present is None else batch.present
-    atoms = [values == np.float32(atom) for atom in config.atoms]
+    x, valid, r = batch.raw, batch.valid, config.rewards
+    here = jnp.ones_like(valid) if batch.present is None else batch.present
+    valid_count = _sum(valid)
+    nan, posinf, neginf = (_on_rewards(_sum(v & here), r) for v in (jnp.isnan(x), x > LIMIT, x < -LIMIT))
+    atoms = [valid & (x == np.float32(atom)) for atom in config.atoms]
     counts = {
-        "valid": counted,
-        "nan": _padded(_sum(jnp.isnan(batch.raw) & here)),
-        "posinf": _padded(_sum((batch.raw > LIMIT) & here)),
-        "neginf": _padded(_sum((batch.raw < -LIMIT) & here)),
-        "masked": _padded(_sum(~here)),
-        "joint": jnp.broadcast_to(jnp.sum(joint, dtype=jnp.uint32), counted.shape),
-        "atoms": jnp.stack([_sum(at) for at in atoms]) if atoms else jnp.zeros((0, *counted.shape), jnp.uint32),
+        "valid": valid_count,
+        "nan": nan,
+        "posinf": posinf,
+        "neginf": neginf,
+        "masked": np.uint32(x.shape[1]) - valid_count - nan - posinf - neginf,
+        "atoms": jnp.stack([_sum(at) for at in atoms]) if atoms else jnp.zeros((0, *nan.shape), jnp.uint32),
     }
+    count = valid_count.astype(jnp.float32)
     in_bins = valid[:r] & ~sum((at[:r] for at in atoms), jnp.zeros_like(valid[:r]))
-    bins = sketch.from_batch(values[:r], in_bins, np.asarray(config.centers, np.float32))
-    full = moments.from_batch(values, valid, count)
-    products = None
+    bins = sketch.from_batch(x[:r], in_bins, np.asarray(config.centers, np.float32))
+    full = moments.from_batch(x, valid, count)
+    products, joint = None, jnp.zeros_like(nan)
     if config.correlations:
-        products = correlation.from_batch(values[:r], joint, jnp.sum(joint.astype(jnp.float32)))
+        everywhere = jnp.all(valid[:r], axis=0)
+        products = correlation.from_batch(x[:r], everywhere, jnp.sum(everywhere.astype(jnp.float32)))
+        joint = jnp.full_like(nan, jnp.sum(everywhere, dtype=jnp.uint32))
     grouped, sums = _reduce_groups(config, batch, valid)
-    zero = jnp.zeros_like(counted)
+    zero = jnp.zeros_like(nan)
     if grouped is None:
         none = jnp.zeros((0, *zero.shape), jnp.uint32)
         group_counts = dict.fromkeys(groups.GroupCounts._fields, zero) | {"solved": none}
     else:
         group_counts = grouped.counts._asdict() | {"solved": grouped.solved}
-    return _Step(Tally(**counts, **group_counts, outliers=zero), count, full, bins, grouped, sums, products)
+    return _Step(Tally(**counts, **group_counts, outliers=zero, joint=joint), count, full, bins, grouped, sums, products)
 
 
 def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBatch | None, GroupSums]:
-    sums = groups.init_sums(batch.values.shape[:1])
+    sums = groups.init_sums(batch.raw.shape[:1])
     grouped = None
     if config.group_size is not None:
         grouped = groups.from_batch(
-            batch.values,
+            batch.raw,
             valid,
             np.asarray(config.weights, np.float32),
             group_size=config.group_size,
@@ -189,18 +190,31 @@ def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBat
         sums = sums._replace(std=grouped.std, share=grouped.share)
     if batch.has_lengths:
         covariance, variance_l, variance = groups.length_sums(
-            batch.values, valid, config.group_size or batch.values.shape[1]
+            batch.raw, valid, config.group_size or batch.raw.shape[1]
         )
         sums = sums._replace(length_cov=covariance, length_var=variance_l, reward_var=variance)
     return grouped, sums
+
+
+def is_outside(batch: Batch, low: Array, high: Array) -> Array:
+    """Return bool[R, N]: the valid samples strictly outside the limits."""
+    r = low.shape[0]
+    x = batch.raw[:r]
+    return batch.valid[:r] & ((x < low[:, None]) | (x > high[:, None]))
+
+
+def _push(window_: Array, batch: Batch, rewards: int) -> Array:
+    x = jnp.where(jnp.abs(batch.raw[:rewards]) <= LIMIT, batch.raw[:rewards], np.float32(np.nan))
+    return window.push(window_, x, None if batch.present is None else batch.present[:rewards])
 
 
 def _sum(where: Array) -> Array:
     return jnp.sum(where.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
 
 
-def _padded(count: Array) -> Array:
-    return jnp.concatenate([count, jnp.zeros(2, jnp.uint32)])
+def _on_rewards(count: Array, rewards: int) -> Array:
+    """Count for the rewards only: in the total's and the lengths' rows NaN means that there is none."""
+    return jnp.where(jnp.arange(count.shape[0]) < rewards, count, 0)
 
 
 def _rare_outliers(config: Config, state: MonitorState, fields: Fields, step: _Step, stats: WindowStats) -> Array:
@@ -210,21 +224,16 @@ def _rare_outliers(config: Config, state: MonitorState, fields: Fields, step: _S
 
 
 def _judge(
-    config: Config, state: MonitorState, fields: Fields, batch: Batch, step: _Step, stats: WindowStats, outliers: Array
+    config: Config, fields: Fields, batch: Batch, step: _Step, stats: WindowStats, outliers: Array
 ) -> alerts.Step:
     r = config.rewards
     low, high = bounds(config, fields)
     limit_low, limit_high = alerts.limits(stats, config)
-    values = batch.values[:r]
-    outside = (values < limit_low[:, None]) | (values > limit_high[:, None])
+    outside = is_outside(batch, limit_low, limit_high)
     declared = np.array([pair[1] is not None for pair in config.bounds])
     nonfinite = (step.tally.nan + step.tally.posinf + step.tally.neginf) > 0
-    assert config.flatline_samples is not None
     evidence = Evidence(
         stats=stats,
-        constant=window.tail_is_constant(state.window, config.flatline_samples),
-        low=low,
-        high=high,
         varied=declared | (low < high),
         samples=_valid(fields)[RUN, :r],
         outliers=count_to_float(fields.low.outliers, fields.high.outliers)[RUN, :r],
@@ -304,12 +313,11 @@ def _any(episodes: alerts.Step) -> Array:
     return jnp.any(episodes.began | episodes.ended).astype(jnp.uint32)
 
 
-def _write_event(events: Array, clock: Clock, episodes: alerts.Step) -> Array:
-    """Put the step into the ring if an episode began or ended; else leave the slot as it was."""
-    entry = jnp.concatenate([clock.updates[:1] + 1, alerts.step_word(episodes)])[None]
-    at = ((clock.events[0] % np.uint32(EVENTS)).astype(jnp.int32), jnp.int32(0))
-    before = jax.lax.dynamic_slice(events, at, entry.shape)
-    return jax.lax.dynamic_update_slice(events, jnp.where(_any(episodes) > 0, entry, before), at)
+def _write_event(fields: Fields, episodes: alerts.Step) -> Array:
+    """Put the step into the ring if an episode began or ended."""
+    entry = jnp.stack([fields.clock.updates + 1, alerts.step_word(episodes)])[None]
+    slot = jnp.arange(EVENTS, dtype=jnp.uint32) == fields.clock.events[0] % np.uint32(EVENTS)
+    return jnp.where(slot[:, None, None] & (_any(episodes) > 0), entry, fields.events)
 
 
 def _write_trace(

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from tunrex_jax_monitor.device import moments
-from tunrex_jax_monitor.device.bits import from_order_key, order_key
+from tunrex_jax_monitor.device.bits import from_order_key, order_key, two_sum
+from tunrex_jax_monitor.device.reduce import reduce_rows
 
 
 class WindowStats(NamedTuple):
@@ -29,6 +29,7 @@ class WindowStats(NamedTuple):
     negatives: Array
     at_min: Array  # samples equal to the lower bound
     at_max: Array
+    constant: Array  # bool[R]: the last places are filled, with one value
 
 
 def init(rewards: int, size: int) -> Float[Array, "R W"]:
@@ -78,20 +79,32 @@ def _compact_by_sort(values: Array, keep: Array, *, size: int) -> Array:
     return jax.lax.sort((place, values), dimension=1, num_keys=1)[1][:, -size:]
 
 
-def stats(window: Float[Array, "R W"], low: Float[Array, " R"], high: Float[Array, " R"]) -> WindowStats:
-    """Return statistics of the window; `low` and `high` are the bounds that `at_min` and `at_max` count."""
+def stats(window: Float[Array, "R W"], low: Float[Array, " R"], high: Float[Array, " R"], tail: int) -> WindowStats:
+    """Return statistics of the window.
+
+    Args:
+      window: the samples.
+      low: the bound that `at_min` counts.
+      high: the bound that `at_max` counts.
+      tail: how many places at the end `constant` looks at.
+    """
     valid = ~jnp.isnan(window)
-    total = lambda where: jnp.sum((valid & where).astype(jnp.float32), axis=1)  # noqa: E731
-    count = total(valid)
-    m = moments.from_batch(window, valid, count)
-    at = lambda bound: total(window == bound[:, None])  # noqa: E731
-    return WindowStats(count, m.mean, m.mean_low, m.m2, total(window == 0), total(window < 0), at(low), at(high))
-
-
-def tail_is_constant(window: Float[Array, "R W"], samples: int) -> Bool[Array, " R"]:
-    """Return whether the last `samples` places are filled and hold one value."""
-    tail = window[:, window.shape[1] - samples :]
-    return jnp.max(tail, axis=1) == jnp.min(tail, axis=1)  # NaN, an unfilled or non-finite place, compares False
+    in_tail = (jnp.arange(window.shape[1]) >= window.shape[1] - tail)[None] & valid
+    where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None], in_tail)
+    ones = tuple(w.astype(jnp.float32) for w in where)
+    count, zeros, negatives, at_min, at_max, filled, total, least, greatest = reduce_rows(
+        sums=(*ones, jnp.where(valid, window, 0.0)),
+        mins=(jnp.where(in_tail, window, np.float32(np.inf)),),
+        maxs=(jnp.where(in_tail, window, np.float32(-np.inf)),),
+    )
+    scale = 1.0 / jnp.maximum(count, 1.0)
+    center = total * scale
+    d = jnp.where(valid, window - center[:, None], 0.0)
+    s1, s2 = reduce_rows(sums=(d, d * d))
+    mean, mean_low = two_sum(center, s1 * scale)
+    m2 = jnp.maximum(s2 - s1 * s1 * scale, 0.0)
+    constant = (filled == tail) & (least == greatest)
+    return WindowStats(count, mean, mean_low, m2, zeros, negatives, at_min, at_max, constant)
 
 
 def order_statistics(
@@ -99,10 +112,10 @@ def order_statistics(
 ) -> tuple[Float[Array, "Q R"], Float[Array, "Q R"]]:
     """Return, for each quantile q, the order statistics floor(q (n - 1)) and the next one; NaN when empty.
 
-    The host interpolates between the two in float64, as numpy's `linear` does. Keys are sorted as int32: 3 to 5 times
+    The host interpolates between the two in float64, as numpy's `linear` does. Keys are sorted as integers: 3 to 5 times
     faster than floats on CPU, and the radix path on GPU.
     """
-    keys = jnp.where(jnp.isnan(window), np.int32(2**31 - 1), order_key(window))  # empty places go last
+    keys = jnp.where(jnp.isnan(window), np.uint32(2**32 - 1), order_key(window))  # empty places go last
     keys = jax.lax.sort(keys, dimension=1)
     last = jnp.maximum(count.astype(jnp.int32) - 1, 0)
     lower = jnp.stack([_rank(q, last) for q in quantiles])

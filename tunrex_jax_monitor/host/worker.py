@@ -113,7 +113,7 @@ class SinkWorker:
             self._dropped += 1
 
     def _drop_leftovers(self) -> None:
-        """Count what came in behind the end mark, or behind a worker that a sink ended by SystemExit."""
+        """Count what came in behind the end mark, or after the thread was ended from outside."""
         while not self._queue.empty():
             if self._queue.get() is not None:
                 self._drop()
@@ -135,6 +135,10 @@ def _attempt(action: Callable[[], None]) -> Exception | None:
     """Run a sink's code; return what it raises. The only place where such an exception stops."""
     try:
         action()
+    except SystemExit as error:  # sys.exit in a thread would end it without a word
+        failure = RuntimeError(f"called sys.exit({error.code!r})")
+        failure.__cause__ = error
+        return failure
     except Exception as error:
         return error
     return None

@@ -133,7 +133,7 @@ def _group_lines(scalars: Mapping[str, float]) -> Iterator[str]:
 def _closing_lines(scalars: Mapping[str, float], recent: Sequence[AlertEvent]) -> Iterator[str]:
     if dropped := scalars.get("monitoring/dropped_records"):
         yield f"Dropped Records: {_whole(dropped)}"
-    yield f"Total Alerts: {_whole(scalars.get('alerts/total', len(recent)))}"
+    yield f"Total Alerts: {_whole(scalars.get('alerts/total', float(len(recent))))}"
     if "monitoring/alert_count" in scalars:
         yield f"Recent Alerts (last 100 steps): {_whole(scalars['monitoring/alert_count'])}"
     for alert in recent:

@@ -1,0 +1,81 @@
+"""The reader of compiled programs that `benchmarks/accelerators.py` counts with. Nothing is compiled here."""
+
+import runpy
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+TOOL = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "accelerators.py"))
+PROGRAM = """
+HloModule jit_update, is_scheduled=true, entry_computation_layout={(s32[8]{0})->s32[8]{0}}
+
+%add (a.1: s32[], b.1: s32[]) -> s32[] {
+  %a.1 = s32[] parameter(0)
+  %b.1 = s32[] parameter(1)
+  ROOT %sum.1 = s32[] add(%a.1, %b.1)
+}
+
+%fused_scatter (p.0: s32[8], p.1: s32[4,1]) -> s32[8] {
+  %p.0 = s32[8]{0:T(128)} parameter(0)
+  %p.1 = s32[4,1]{1,0} parameter(1)
+  %view = s32[8]{0} bitcast(%p.0)
+  %one = s32[4]{0} constant({1, 1, 1, 1})
+  ROOT %scatter.1 = s32[8]{0} scatter(%view, %p.1, %one), update_window_dims={}, to_apply=%add
+}
+
+%called (c.0: s32[8]) -> s32[8] {
+  %c.0 = s32[8]{0} parameter(0)
+  ROOT %sorted = s32[8]{0} sort(%c.0), dimensions={0}, to_apply=%add
+}
+
+ENTRY %main (state.1: s32[8], index.1: s32[4,1]) -> (s32[8], s32[8]) {
+  %state.1 = s32[8]{0} parameter(0), metadata={op_name="state(0)"}
+  %index.1 = s32[4,1]{1,0} parameter(1)
+  %zeros = s32[8]{0} broadcast(s32[] constant(0)), dimensions={}
+  %copy-start.1 = (s32[8]{0}, s32[8]{0}, u32[]) copy-start(TARGET)
+  %copy-done.1 = s32[8]{0} copy-done(%copy-start.1)
+  %counts = s32[8]{0} fusion(%copy-done.1, %index.1), kind=kInput, calls=%fused_scatter, metadata={op_name="add(x)"}
+  %all-reduce.1 = s32[8]{0} all-reduce(%counts), replica_groups={}, to_apply=%add
+  %keys = s32[8]{0} call(%all-reduce.1), to_apply=%called
+  ROOT %out = (s32[8]{0}, s32[8]{0}) tuple(%keys, %counts)
+}
+"""
+
+
+def program(target):
+    return TOOL["Program"](PROGRAM.replace("TARGET", target))
+
+
+def test_launches_are_counted_through_calls_and_free_operations_are_not():
+    launched = Counter(program("%state.1").launched())
+    assert launched == {"broadcast": 1, "copy": 1, "fusion": 1, "all-reduce": 1, "sort": 1}
+
+
+@pytest.mark.parametrize(("target", "found"), [("%state.1", 1), ("%zeros", 0)])
+def test_a_scatter_into_an_argument_is_seen_through_copies_views_and_fusions(target, found):
+    assert program(target).scatters_into_carried() == found
+
+
+def test_text_without_a_program_is_an_error():
+    with pytest.raises(ValueError, match="no ENTRY computation"):
+        TOOL["Program"]("")
+
+
+@pytest.mark.parametrize(
+    ("chip", "change", "objection"),
+    [
+        ("H100", {"kernels": 17}, "17 kernels, allowed 16"),
+        ("TPU v5e", {"while_loops": 1}, "1 while loops, allowed none"),
+        ("TPU v5e", {"scatters_into_carried": 2}, "2 scatters into the carried state, allowed none"),
+        ("TPU v5e", {"estimate_us": 61.0}, "estimate of 61.0 us, allowed 60"),
+        ("TPU v5e", {"estimate_us": None}, "estimate of None us, allowed 60"),
+    ],
+)
+def test_check_objects_to_what_is_over_budget(chip, change, objection):
+    fields = dict.fromkeys(TOOL["Row"].__dataclass_fields__, 0)
+    row = TOOL["Row"](**{**fields, "chip": chip, "program": "update", "budgeted": True})
+    assert row.violations() == []
+    changed = TOOL["Row"](**{**row.__dict__, **change})
+    assert changed.violations() == [f"update, compiled for {chip}: {objection}"]
+    assert TOOL["Row"](**{**changed.__dict__, "budgeted": False}).violations() == []
