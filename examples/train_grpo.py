@@ -1,8 +1,8 @@
 """Train a small transformer with GRPO and watch every reward signal while it learns.
 
-The task needs no download: answer "3+8=" with `<answer>11</answer><eos>`. One jitted step samples a group of completions
-per prompt, grades them with four reward functions, takes two clipped policy-gradient updates and folds the rewards into
-the monitor. The host sees one small record every ten steps, and never waits for it.
+The task needs no download: answer "3+8=" with `<answer>11</answer><eos>`. One jitted step samples a group of
+completions per prompt, grades them with four reward functions, takes two clipped policy-gradient updates and folds the
+rewards into the monitor. The host sees one small record every ten steps, and never waits for it.
 
     python examples/train_grpo.py                   # one to two minutes on two CPU cores
     python examples/train_grpo.py --inject drop     # plant a fault half way, and see it caught
@@ -14,8 +14,9 @@ Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300 (GRPO); Schulman 2020, 
 import argparse
 import functools
 import hashlib
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,12 @@ import tunrex_jax_monitor as trm
 VOCABULARY = (*"0123456789", "+", "=", "<answer>", "</answer>", "<eos>", "<pad>")
 PLUS, EQUALS, OPEN, CLOSE, EOS, PAD = range(10, 16)
 PROMPT, COMPLETION = 4, 8  # lengths in tokens: "a+b=", and three more than the longest right answer needs
-GROUP_SIZE, UPDATES_PER_ROLLOUT = 8, 2  # from the second update on, the ratio is not 1 and the clip has work to do
+PROMPTS, GROUP_SIZE = 32, 8  # per step
+UPDATES_PER_ROLLOUT = 2  # from the second update on, the ratio is not 1 and the clip has work to do
 CLIP, KL_WEIGHT = 0.2, 0.1
-LOG_FREQUENCY = 10
+WARM_UP_STEPS, LOG_FREQUENCY = 300, 10
+# How each number is written out: ANSWERS[11] is <answer> 1 1 </answer> <eos>, padded.
+ANSWERS = np.array([([OPEN, *map(int, str(n)), CLOSE, EOS] + [PAD] * COMPLETION)[:COMPLETION] for n in range(100)])
 REWARD_WEIGHTS = {"format_exact": 0.5, "format_approx": 0.5, "answer": 2.0, "length": 0.25}
 FAULTS = {  # --inject: (what happens from the middle of the run on, alert, reward that it names)
     "drop": ("the answer reward pays a tenth", "DROP", "answer"),
@@ -54,8 +58,15 @@ class TrainState(NamedTuple):
     step: jax.Array  # int32[]
 
 
+class Fault(NamedTuple):
+    """What --inject plants, and when; hashable, so that it may be a static argument."""
+
+    kind: str | None
+    step: int
+
+
 class Transformer(nn.Module):
-    """Decoder-only transformer: int32[N, T] tokens to float32[N, T, V] logits."""
+    """Decoder-only transformer: int32[N, T] tokens to float32[N, T, PAD] logits."""
 
     width: int = 64
     layers: int = 2
@@ -63,13 +74,14 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Return the logits of the next token after every position."""
         position = self.param("position", nn.initializers.normal(0.1), (PROMPT + COMPLETION, self.width))
         x = nn.Embed(len(VOCABULARY), self.width)(tokens) + position[None, : tokens.shape[1]]
         causal = nn.make_causal_mask(tokens)
         for _ in range(self.layers):
             x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=causal)
             x = x + nn.Dense(self.width)(nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x))))
-        return nn.Dense(len(VOCABULARY))(nn.LayerNorm()(x))
+        return nn.Dense(PAD)(nn.LayerNorm()(x))  # padding, the last word, is never said
 
 
 MODEL = Transformer()
@@ -87,36 +99,39 @@ def demonstrate(key: jax.Array, count: int) -> jax.Array:
     keys = jax.random.split(key, 4)
     prompts, sums = sample_problems(keys[0], count)
     answer = jnp.clip(sums + jax.random.randint(keys[1], (count,), -2, 3), 0, 18)
-    tag = functools.partial(jnp.full, count)
-    short = jnp.stack([tag(OPEN), answer, tag(CLOSE), tag(EOS), tag(PAD)], axis=1)
-    long = jnp.stack([tag(OPEN), answer // 10, answer % 10, tag(CLOSE), tag(EOS)], axis=1)
-    completions = jnp.where(answer[:, None] < 10, short, long)
-    slips = jax.random.randint(keys[2], completions.shape, 0, len(VOCABULARY))
-    completions = jnp.where(jax.random.bernoulli(keys[3], 0.2, completions.shape), slips, completions)
-    padding = ((0, 0), (0, COMPLETION - completions.shape[1]))
-    return jnp.concatenate([prompts, jnp.pad(completions, padding, constant_values=PAD)], axis=1)
+    right = jnp.asarray(ANSWERS)[answer]
+    slips = jax.random.randint(keys[2], right.shape, 0, PAD)
+    slipped = jax.random.bernoulli(keys[3], 0.2, right.shape) & (right != PAD)
+    return jnp.concatenate([prompts, jnp.where(slipped, slips, right)], axis=1)
 
 
 def logprobs_of(params: Any, tokens: jax.Array) -> jax.Array:
-    """Return the log-probability of every completion token, float32[N, COMPLETION]."""
-    logits = MODEL.apply(params, tokens[:, :-1])[:, PROMPT - 1 :]
-    return jnp.take_along_axis(nn.log_softmax(logits), tokens[:, PROMPT:, None], axis=-1)[..., 0]
+    """Return the log-probability of every completion token, 0 for padding, float32[N, COMPLETION]."""
+    logits, targets = MODEL.apply(params, tokens[:, :-1])[:, PROMPT - 1 :], tokens[:, PROMPT:]
+    picked = jnp.take_along_axis(nn.log_softmax(logits), jnp.minimum(targets, EOS)[..., None], axis=-1)
+    return jnp.where(targets == PAD, 0.0, picked[..., 0])
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def warm_up(key: jax.Array, steps: int) -> Any:
+def descend(optimizer: Any, loss: Callable[..., jax.Array], params: Any, opt_state: Any, xs: Any) -> tuple[Any, Any]:
+    """Take one optimizer step on `loss(params, x)` for each x of xs; returns parameters and optimizer state."""
+
+    def update(carry: tuple[Any, Any], x: Any) -> tuple[tuple[Any, Any], None]:
+        updates, opt_state = optimizer.update(jax.grad(loss)(carry[0], x), carry[1])
+        return (optax.apply_updates(carry[0], updates), opt_state), None
+
+    return jax.lax.scan(update, (params, opt_state), xs)[0]
+
+
+@jax.jit
+def warm_up(key: jax.Array) -> Any:
     """Return parameters that imitate the demonstrations: GRPO can only reinforce what is sampled now and then."""
 
-    def imitate(carry: tuple[Any, Any], key: jax.Array) -> tuple[tuple[Any, Any], None]:
-        params, opt_state = carry
-        tokens = demonstrate(key, 128)
-        grads = jax.grad(lambda params: -logprobs_of(params, tokens).mean())(params)
-        updates, opt_state = WARM_UP_OPTIMIZER.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
+    def loss(params: Any, key: jax.Array) -> jax.Array:
+        return -logprobs_of(params, demonstrate(key, 128)).mean()
 
     params = MODEL.init(key, jnp.zeros((1, PROMPT + COMPLETION), jnp.int32))
-    (params, _), _ = jax.lax.scan(imitate, (params, WARM_UP_OPTIMIZER.init(params)), jax.random.split(key, steps))
-    return params
+    keys = jax.random.split(key, WARM_UP_STEPS)
+    return descend(WARM_UP_OPTIMIZER, loss, params, WARM_UP_OPTIMIZER.init(params), keys)[0]
 
 
 def sample_completions(params: Any, key: jax.Array, prompts: jax.Array) -> jax.Array:
@@ -142,12 +157,12 @@ def grade(completions: jax.Array, sums: jax.Array) -> tuple[Rewards, jax.Array]:
     value = jnp.zeros_like(sums)
     for t in range(COMPLETION):
         value = jnp.where(between[:, t] & digit[:, t], 10 * value + completions[:, t], value)
-    digits, lengths = (between & digit).sum(axis=1), (completions != PAD).sum(axis=1)
+    lengths = (completions != PAD).sum(axis=1)
     one_open, one_close = opened.sum(axis=1) == 1, closed.sum(axis=1) == 1
     ends = (completions == EOS).any(axis=1)
-    parsed = one_open & one_close & (digits > 0) & ~(between & ~digit).any(axis=1)
+    parsed = one_open & one_close & (between & digit).any(axis=1) & ~(between & ~digit).any(axis=1)
     rewards = {
-        "format_exact": parsed & ends & opened[:, 0] & (lengths == digits + 3),  # the tags, digits, the end: no more
+        "format_exact": (completions[:, None] == ANSWERS[None]).all(axis=2).any(axis=1),
         "format_approx": (one_open.astype(jnp.float32) + one_close + ends) / 3,
         "answer": parsed & (value == sums),
         "length": 1 - lengths / COMPLETION,
@@ -155,16 +170,16 @@ def grade(completions: jax.Array, sums: jax.Array) -> tuple[Rewards, jax.Array]:
     return {name: reward.astype(jnp.float32) for name, reward in rewards.items()}, lengths.astype(jnp.float32)
 
 
-def plant(fault: str | None, rewards: Rewards, step: jax.Array, fault_step: int) -> Rewards:
+def plant(fault: Fault, rewards: Rewards, step: jax.Array) -> Rewards:
     """Damage the rewards on the device; the step is traced, so the fault costs no second compilation."""
-    active = step >= fault_step
-    if fault == "drop":
+    active = step >= fault.step
+    if fault.kind == "drop":
         return rewards | {"answer": rewards["answer"] * jnp.where(active, 0.1, 1.0)}
-    if fault == "flatline":
+    if fault.kind == "flatline":
         return rewards | {"format_approx": jnp.where(active, 0.7, rewards["format_approx"])}
-    if fault == "nan":
-        return rewards | {"answer": rewards["answer"].at[0, 0].add(jnp.where(step == fault_step, jnp.nan, 0.0))}
-    if fault == "collapse":
+    if fault.kind == "nan":
+        return rewards | {"answer": rewards["answer"].at[0, 0].add(jnp.where(step == fault.step, jnp.nan, 0.0))}
+    if fault.kind == "collapse":
         return {name: jnp.where(active, reward[:, :1], reward) for name, reward in rewards.items()}
     return rewards
 
@@ -187,83 +202,65 @@ def grpo_loss(params: Any, tokens: jax.Array, old: jax.Array, reference: jax.Arr
     return jnp.mean(KL_WEIGHT * kl - gain, where=mask)
 
 
-@functools.partial(jax.jit, static_argnames=("acc", "prompts", "fault", "fault_step"), donate_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(4, 5), donate_argnums=(0, 1))
 def train_step(
-    state: TrainState,
-    mon: Any,
-    reference: Any,
-    key: jax.Array,
-    *,
-    acc: trm.RewardAccumulator | None,
-    prompts: int,
-    fault: str | None,
-    fault_step: int,
+    state: TrainState, mon: Any, reference: Any, key: jax.Array, acc: trm.RewardAccumulator | None, fault: Fault
 ) -> tuple[TrainState, Any, Rewards]:
-    """Sample, grade, update and monitor; `acc=None` with `mon=None` is the bare step.
-
-    Returns:
-      The new train state, the new monitor state, and the step's mean rewards (nobody needs to read them).
-    """
+    """Sample, grade, update and, unless `acc` is None, monitor; the third result is the step's means."""
     problem_key, sample_key = jax.random.split(jax.random.fold_in(key, state.step))
-    questions, sums = (jnp.repeat(x, GROUP_SIZE, axis=0) for x in sample_problems(problem_key, prompts))
+    questions, sums = (jnp.repeat(x, GROUP_SIZE, axis=0) for x in sample_problems(problem_key, PROMPTS))
     tokens = sample_completions(state.params, sample_key, questions)
     flat, lengths = grade(tokens[:, PROMPT:], sums)
-    rewards = {name: reward.reshape(prompts, GROUP_SIZE) for name, reward in flat.items()}
-    rewards = plant(fault, rewards, state.step, fault_step)
+    rewards = {name: reward.reshape(PROMPTS, GROUP_SIZE) for name, reward in flat.items()}
+    rewards = plant(fault, rewards, state.step)
     total = sum(weight * rewards[name] for name, weight in REWARD_WEIGHTS.items())
     old, anchor = logprobs_of(state.params, tokens), logprobs_of(reference, tokens)
 
-    def update(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
-        params, opt_state = carry
-        grads = jax.grad(grpo_loss)(params, tokens, old, anchor, group_advantages(total).reshape(-1))
-        updates, opt_state = OPTIMIZER.update(grads, opt_state)
-        return (optax.apply_updates(params, updates), opt_state), None
+    def loss(params: Any, _: jax.Array) -> jax.Array:
+        return grpo_loss(params, tokens, old, anchor, group_advantages(total).reshape(-1))
 
-    (params, opt_state), _ = jax.lax.scan(update, (state.params, state.opt_state), length=UPDATES_PER_ROLLOUT)
+    params, opt_state = descend(OPTIMIZER, loss, state.params, state.opt_state, jnp.arange(UPDATES_PER_ROLLOUT))
     if acc is not None:
-        mon = acc.update(mon, rewards, lengths=lengths.reshape(prompts, GROUP_SIZE))
+        mon = acc.update(mon, rewards, lengths=lengths.reshape(PROMPTS, GROUP_SIZE))
     means = {name: reward.mean() for name, reward in rewards.items()}
     means["zero_std"] = jnp.mean(jnp.ptp(total, axis=1) <= 1e-6)
     return TrainState(params, opt_state, state.step + 1), mon, means
 
 
 class Progress:
-    """Prints one line per call, and keeps the records: the host side of a run."""
+    """Prints one line every `LOG_FREQUENCY` steps, and keeps the alerts."""
 
     def __init__(self) -> None:
         """Print the head of the table and start the clock."""
-        self.records: list[trm.Record] = []
+        self.alerts: list[Any] = []
         self.step, self.time = -1, time.perf_counter()
         print(f"{'step':>6}", *(f"{name:>14}" for name in REWARD_WEIGHTS), " zero-std groups  ms/step", flush=True)
 
-    def show(self, step: int, means: Mapping[str, float], zero_std: float) -> None:
-        """Print the mean rewards and the time per step since the last line."""
+    def show(self, step: int, values: Mapping[str, float], mean: str, zero_std: str) -> None:
+        """Print mean rewards and the time per step; a reward without a single number in the interval has no key."""
         now = time.perf_counter()
-        pace = 1000 * (now - self.time) / max(step - self.step, 1)
-        columns = (f"{means.get(name, float('nan')):14.3f}" for name in REWARD_WEIGHTS)
-        print(f"{step:6d}", *columns, f"{zero_std:16.2f}{pace:9.0f}", flush=True)
+        columns = (f"{values.get(mean.format(name), math.nan):14.3f}" for name in REWARD_WEIGHTS)
+        pace = 1000 * (now - self.time) / (step - self.step)
+        print(f"{step:6d}", *columns, f"{values.get(zero_std, math.nan):16.2f}{pace:9.0f}", flush=True)
         self.step, self.time = step, now
 
-    def on_record(self, record: trm.Record) -> None:
-        """Take a record from the reporter; a reward without data in this interval has no key."""
-        self.records.append(record)
+    def on_record(self, record: Any) -> None:
+        """Take a record from the reporter; `close` may send one more for the last step."""
+        self.alerts.extend(record.alerts)
         if record.step > self.step:
-            means = {n: record.scalars.get(f"{n}/interval/mean", float("nan")) for n in REWARD_WEIGHTS}
-            self.show(record.step, means, record.scalars.get("frac_reward_zero_std", float("nan")))
+            self.show(record.step, record.scalars, "{}/interval/mean", "frac_reward_zero_std")
 
 
-def report(progress: Progress, fault: str | None, fault_step: int) -> None:
-    """Print the summary block, the alerts, and whether a planted fault was caught."""
-    print("\n" + trm.format_summary(progress.records[-1]))
-    alerts = [alert for record in progress.records for alert in record.alerts]
-    print(f"\nalerts: {len(alerts) or 'none'}")
+def report(alerts: Sequence[Any], fault: Fault) -> None:
+    """Print the alerts, and whether a planted fault was caught."""
+    print(f"alerts: {len(alerts) or 'none'}")
     for alert in alerts:
         print(f"  step {alert.step}: {alert.message}\n    {alert.remedy}")
-    if fault:
-        _, kind, reward = FAULTS[fault]
-        seen = [a.step for a in alerts if a.type == kind and a.step >= fault_step and reward in (None, a.reward)]
-        outcome = f"seen, {seen[0] - fault_step} steps later" if seen else "NOT SEEN"
-        print(f"planted at step {fault_step}: {fault}. Expected alert: {kind} {reward or ''}: {outcome}")
+    if fault.kind:
+        _, kind, reward = FAULTS[fault.kind]
+        seen = [a.step for a in alerts if a.type == kind and a.step >= fault.step and reward in (None, a.reward)]
+        outcome = f"seen at step {seen[0]}" if seen else "NOT SEEN"
+        print(f"planted at step {fault.step}: {fault.kind}; expected: {kind} {reward or '(groups)'}; {outcome}")
 
 
 def digest(params: Any) -> str:
@@ -275,69 +272,65 @@ def digest(params: Any) -> str:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; anything that cannot work ends here, before the first compilation."""
 
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number, 1 or more")
+    def whole(text: str, low: int = 0) -> int:
+        if not text.isdecimal() or not low <= int(text) < 2**31:
+            raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number from {low} to {2**31 - 1}")
         return int(text)
 
     parser = argparse.ArgumentParser(description="Train with GRPO on sums of two digits, and monitor every reward.")
-    parser.add_argument("--steps", type=positive, default=300, help="training steps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    faults = "; ".join(f"{name}: {effect}, expect {alert}" for name, (effect, alert, _) in FAULTS.items())
+    parser.add_argument(
+        "--steps", type=functools.partial(whole, low=1), default=300, help="training steps (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument("--run-dir", type=Path, help="new or empty directory (default: runs/train_grpo-<time>)")
-    faults = "; ".join(f"{fault}: {effect}, expect {kind}" for fault, (effect, kind, _) in FAULTS.items())
-    parser.add_argument("--inject", choices=FAULTS, help=f"plant a fault in the middle of the run. {faults}")
+    parser.add_argument("--inject", choices=FAULTS, help=f"plant a fault half way. {faults}")
     parser.add_argument("--no-monitor", action="store_true", help="run the bare step, for comparison")
-    parser.add_argument("--prompts", type=positive, default=32, help="per step, 8 completions each (default: %(default)s)")
-    parser.add_argument("--warm-up-steps", type=positive, default=300, help="of imitation (default: %(default)s)")
     options = parser.parse_args(argv)
     if options.no_monitor and options.run_dir:
         parser.error("--run-dir: there is nothing to write with --no-monitor. Leave out one of the two.")
     options.run_dir = options.run_dir or Path("runs") / time.strftime("train_grpo-%Y%m%d-%H%M%S")
     if options.run_dir.exists() and (not options.run_dir.is_dir() or any(options.run_dir.iterdir())):
-        parser.error(f"--run-dir: {options.run_dir} exists and is not an empty directory. Name a new one, or remove it.")
+        parser.error(f"--run-dir: {options.run_dir} is not an empty directory. Name a new one, or remove it.")
     return options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Warm up, train, and say what the monitor saw."""
     options = parse_arguments(argv)
-    print(f"{jax.devices()[0].device_kind}: {options.prompts} prompts x {GROUP_SIZE} completions per step", flush=True)
-    warm_key, key = jax.random.split(jax.random.key(options.seed))
+    print(f"{jax.devices()[0].device_kind}: {PROMPTS} prompts x {GROUP_SIZE} completions per step", flush=True)
+    warm_up_key, key = jax.random.split(jax.random.key(options.seed))
     start = time.perf_counter()
-    reference = jax.block_until_ready(warm_up(warm_key, options.warm_up_steps))
-    print(f"warm-up: imitated careless demonstrations for {time.perf_counter() - start:.1f} s; this is the KL reference")
+    reference = jax.block_until_ready(warm_up(warm_up_key))
+    print(f"warm-up: {time.perf_counter() - start:.1f} s of supervised imitation; the result is the KL reference")
 
-    acc = trm.RewardAccumulator(
-        tuple(REWARD_WEIGHTS),
-        group_size=GROUP_SIZE,
-        weights=tuple(REWARD_WEIGHTS.values()),
-        log_frequency=LOG_FREQUENCY,
-        correct_reward="answer",
-    )
-    mon = None if options.no_monitor else acc.init(batch_size=options.prompts * GROUP_SIZE)
-    params = jax.tree.map(jnp.copy, reference)  # the train state is donated, the reference must survive it
+    acc = mon = None
+    if not options.no_monitor:
+        names, weights = tuple(REWARD_WEIGHTS), tuple(REWARD_WEIGHTS.values())
+        acc = trm.RewardAccumulator(names, group_size=GROUP_SIZE, weights=weights, log_frequency=LOG_FREQUENCY)
+        mon = acc.init(batch_size=PROMPTS * GROUP_SIZE)
+    params = jax.tree.map(jnp.copy, reference)  # the step takes its own parameters; the reference must outlive it
     state = TrainState(params, OPTIMIZER.init(params), jnp.zeros((), jnp.int32))
-    fault = {"fault": options.inject, "fault_step": options.steps // 2}
+    fault = Fault(options.inject, options.steps // 2)
     start = time.perf_counter()
-    step_fn = train_step.lower(
-        state, mon, reference, key, acc=None if options.no_monitor else acc, prompts=options.prompts, **fault
-    ).compile()
+    step_fn = train_step.lower(state, mon, reference, key, acc, fault).compile()
     print(f"compiled the train step in {time.perf_counter() - start:.1f} s", flush=True)
 
     progress = Progress()
-    if options.no_monitor:
+    if acc is None:
         for step in range(options.steps):
             state, mon, means = step_fn(state, mon, reference, key)
             if (step + 1) % LOG_FREQUENCY == 0:
-                progress.show(step, {n: float(v) for n, v in means.items()}, float(means["zero_std"]))
+                progress.show(step, jax.tree.map(float, means), "{}", "zero_std")
     else:
-        with trm.Reporter(acc, sinks=[trm.JsonlSink(options.run_dir)], on_record=progress.on_record) as reporter:
+        sinks = [trm.JsonlSink(options.run_dir), trm.ConsoleSink()]  # the console: alerts at once, a summary at the end
+        with trm.Reporter(acc, sinks=sinks, on_record=progress.on_record) as reporter:
             for step in range(options.steps):
                 state, mon, _ = step_fn(state, mon, reference, key)
-                mon = reporter.step(step, mon)  # never blocks; a record comes back one interval later
-        report(progress, **fault)
+                mon = reporter.step(step, mon)  # never blocks; a record arrives one interval later
+        report(progress.alerts, fault)
         print(f"run directory: {options.run_dir}")
-    print(f"parameters: {digest(state.params)} (sha256; the same with and without --no-monitor)")
+    print(f"parameters: {digest(state.params)} (the same with and without the monitor)")
 
 
 if __name__ == "__main__":

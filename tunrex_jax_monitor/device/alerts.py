@@ -241,3 +241,6 @@ def step_word(step: Step) -> UInt[Array, " rows"]:
     return _word(step.active) | (_word(step.began) << BEGAN) | (_word(step.ended) << ENDED)
 
 
+def changed(step: Step) -> UInt[Array, " rows"]:
+    """Return 1 where an episode began or ended, else 0."""
+    return ((_word(step.began) | _word(step.ended)) != 0).astype(jnp.uint32)

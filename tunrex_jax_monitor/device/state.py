@@ -54,7 +54,7 @@ class TraceRow(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """Steps seen; uint32[rows], the same in every row."""
+    """Steps seen; uint32[rows]. The first two are the same in every row."""
 
     updates: Array
     interval: Array  # since the last emission

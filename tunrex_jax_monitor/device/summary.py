@@ -28,7 +28,7 @@ class Summary(NamedTuple):
 
     updates: Array  # uint32[]
     interval: Array  # uint32[]: steps since the last emission
-    events_seen: Array  # uint32[]
+    events_seen: Array  # uint32[R + 1]
     window_size: Array  # uint32[]
     run_counts: Array  # uint32[2, 6, R]: valid, nan, posinf, neginf, masked, outliers
     interval_counts: Array  # uint32[2, R + 2]
@@ -50,14 +50,14 @@ class Summary(NamedTuple):
     lengths: Array  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
     products: Array  # float32[R, R]: co-moments, empty unless asked for
     atoms: Array  # uint32[2, A, R]
-    events: Array  # uint32[16, 1 + R + 1]: update, then one alert word per row
+    events: Array  # uint32[16, 2, R + 1]: update, alert word
     trace: Array  # uint32[L, 9, R + 2]
 
 
 def summarize(config: Config, state: MonitorState) -> Summary:
     """Reduce a state to what travels."""
     f, r = unpack(config, state), config.rewards
-    stats = window_stats(config, state, f)
+    stats = window_stats(config, state, f, shift=window.mean(state.window))
     lower, upper = window.order_statistics(state.window, stats.count, QUANTILES)
     bins = histogram.compute(state.window, ~jnp.isnan(state.window))
     limbs = (f.low, f.high)
@@ -69,7 +69,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     return Summary(
         updates=f.clock.updates[0],
         interval=f.clock.interval[0],
-        events_seen=f.clock.events[0],
+        events_seen=f.clock.events[: r + 1],
         window_size=jnp.uint32(state.window.shape[1]),
         run_counts=jnp.stack([run(n) for n in ("valid", "nan", "posinf", "neginf", "masked", "outliers")], axis=1),
         interval_counts=jnp.stack([limb.valid[INTERVAL] for limb in limbs]),
@@ -91,7 +91,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         lengths=jnp.stack([v[INTERVAL, : r + 1] for v in (sums.length_cov, sums.length_var, sums.reward_var)]),
         products=jnp.zeros((0, 0), jnp.float32) if f.products is None else f.products.products,
         atoms=jnp.stack([limb.atoms[:, RUN, :r] for limb in limbs]),
-        events=jnp.concatenate([f.events[:, 0, :1], f.events[:, 1, : r + 1]], axis=1),
+        events=f.events[..., : r + 1],
         trace=state.trace,
     )
 

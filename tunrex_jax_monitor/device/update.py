@@ -59,7 +59,7 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
     low, high = _add_tally(fields, step.tally)
     merged = sketch.merge(sketch_of(state), step.sketch)
     now = Fields(
-        clock=Clock(fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + _any(episodes)),
+        clock=Clock(fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + alerts.changed(episodes)),
         memory=episodes.memory,
         alerts=fields.alerts + episodes.began.astype(jnp.uint32),
         events=_write_event(fields, episodes),
@@ -91,7 +91,7 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
         clock=Clock(*(x + y for x, y in zip(fa.clock, fb.clock, strict=True))),
         memory=alerts.Memory(*(jnp.where(b_stepped, y, x) for x, y in zip(fa.memory, fb.memory, strict=True))),
         alerts=fa.alerts + fb.alerts,
-        events=_merge_rings(fa.events, events_b, fa.clock.events[0], fb.clock.events[0]),
+        events=_merge_rings(fa.events, events_b, fa.clock.events, fb.clock.events),
         low=low,
         high=high,
         moments=moments.merge(fa.moments, fb.moments, _valid(fa), _valid(fb)),
@@ -101,7 +101,7 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
         products=_merge_co_moments(fa, fb),
     )
     return pack(a, now)._replace(
-        trace=_merge_rings(a.trace, b.trace, fa.clock.interval[0], fb.clock.interval[0]),
+        trace=_merge_rings(a.trace, b.trace, fa.clock.interval, fb.clock.interval),
         window=window.join(a.window, b.window),
         sketch_low=merged.low,
         sketch_high=merged.high,
@@ -128,10 +128,17 @@ def reset_interval(config: Config, state: MonitorState) -> MonitorState:
     )
 
 
-def window_stats(config: Config, state: MonitorState, fields: Fields) -> WindowStats:
-    """Return the window's statistics, with `at_min` and `at_max` counted at the declared or observed bounds."""
+def window_stats(config: Config, state: MonitorState, fields: Fields, shift: Array | None = None) -> WindowStats:
+    """Return the window's statistics, with `at_min` and `at_max` counted at the declared or observed bounds.
+
+    Deviations are taken about `shift`; by default about the newest sample (or the oldest, if that is not finite), which
+    costs no pass of its own and lies inside the data even after a jump.
+    """
     assert config.flatline_samples is not None  # the constructor has set it
-    return window.stats(state.window, *bounds(config, fields), config.flatline_samples)
+    if shift is None:
+        newest, oldest = state.window[:, -1], state.window[:, 0]
+        shift = jnp.where(jnp.isnan(newest), jnp.where(jnp.isnan(oldest), 0.0, oldest), newest)
+    return window.stats(state.window, shift, *bounds(config, fields), config.flatline_samples)
 
 
 def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
@@ -309,15 +316,11 @@ def _merge_co_moments(a: Fields, b: Fields) -> correlation.CoMoments | None:
     return correlation.merge(a.products, b.products, _joint(a), _joint(b))
 
 
-def _any(episodes: alerts.Step) -> Array:
-    return jnp.any(episodes.began | episodes.ended).astype(jnp.uint32)
-
-
 def _write_event(fields: Fields, episodes: alerts.Step) -> Array:
-    """Put the step into the ring if an episode began or ended."""
+    """Put the step into the ring of each row where an episode began or ended."""
     entry = jnp.stack([fields.clock.updates + 1, alerts.step_word(episodes)])[None]
-    slot = jnp.arange(EVENTS, dtype=jnp.uint32) == fields.clock.events[0] % np.uint32(EVENTS)
-    return jnp.where(slot[:, None, None] & (_any(episodes) > 0), entry, fields.events)
+    slot = jnp.arange(EVENTS, dtype=jnp.uint32)[:, None] == fields.clock.events[None] % np.uint32(EVENTS)
+    return jnp.where((slot & (alerts.changed(episodes) > 0)[None])[:, None], entry, fields.events)
 
 
 def _write_trace(
@@ -343,12 +346,12 @@ def _write_trace(
 
 
 def _merge_rings(a: Array, b: Array, count_a: Array, count_b: Array) -> Array:
-    """Join two rings whose j-th entry lies in slot j mod L: slot s keeps the last entry of both that belongs there."""
-    size = a.shape[0]
-    slot = jnp.arange(size, dtype=jnp.uint32)
-    last = count_a + count_b + np.uint32(size - 1)  # unsigned: shifted by one turn, so that nothing is negative
-    entry = last - (last - slot) % np.uint32(size)  # of this slot, shifted likewise
-    from_b = entry >= count_a + np.uint32(size)
-    where_b = ((entry - count_a) % np.uint32(size)).astype(jnp.int32)
-    pick = from_b.reshape(-1, *(1,) * (a.ndim - 1))
-    return jnp.where(pick, b[where_b], a)
+    """Join two rings [size, k, rows] whose j-th entry of a row lies in slot j mod size; the newest entries stay."""
+    size = np.uint32(a.shape[0])
+    slot = jnp.arange(a.shape[0], dtype=jnp.uint32)[:, None]
+    end = (count_a + count_b)[None] + size  # unsigned, so one turn is added: nothing is below zero
+    entry = end - 1 - (end - 1 - slot) % size  # the last entry of both that belongs into the slot, plus one turn
+    from_b = entry >= count_a[None] + size
+    source = ((entry - count_a[None]) % size).astype(jnp.int32)
+    moved = jnp.take_along_axis(b, source[:, None], axis=0)
+    return jnp.where(from_b[:, None], moved, a)

@@ -84,16 +84,22 @@ def iter_records(run_dir: str | os.PathLike[str], *, on_torn: Callable[[int], No
       ValueError: a line other than a torn last one is no record of this schema.
     """
     path = _existing(run_dir, RECORDS)
+    return _records(path, on_torn or _log_torn(path))
+
+
+def _records(path: Path, on_torn: Callable[[int], None]) -> Iterator[Record]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield Record.from_json(line.decode())
+                record = Record.from_json(line.decode())
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 if line.endswith(b"\n"):
                     raise _damaged(path, number, line, error) from error
-                (on_torn or _log_torn(path))(len(line))
+                on_torn(len(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise _damaged(path, number, line, error) from error
+            else:
+                yield record
 
 
 def _existing(run_dir: str | os.PathLike[str], name: str) -> Path:
