@@ -34,7 +34,7 @@ PROMPT, COMPLETION = 4, 8  # lengths in tokens: "a+b=", and three more than the 
 PROMPTS, GROUP_SIZE = 32, 8  # per step
 UPDATES_PER_ROLLOUT = 2  # from the second update on, the ratio is not 1 and the clip has work to do
 CLIP, KL_WEIGHT = 0.2, 0.1
-WARM_UP_STEPS, LOG_FREQUENCY = 300, 10
+WARM_UP_STEPS, LOG_FREQUENCY = 250, 10
 # How each number is written out: ANSWERS[11] is <answer> 1 1 </answer> <eos>, padded.
 ANSWERS = np.array([([OPEN, *map(int, str(n)), CLOSE, EOS] + [PAD] * COMPLETION)[:COMPLETION] for n in range(100)])
 REWARD_WEIGHTS = {"format_exact": 0.5, "format_approx": 0.5, "answer": 2.0, "length": 0.25}
@@ -280,7 +280,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train with GRPO on sums of two digits, and monitor every reward.")
     faults = "; ".join(f"{name}: {effect}, expect {alert}" for name, (effect, alert, _) in FAULTS.items())
     parser.add_argument(
-        "--steps", type=functools.partial(whole, low=1), default=300, help="training steps (default: %(default)s)"
+        "--steps", type=functools.partial(whole, low=1), default=250, help="training steps (default: %(default)s)"
     )
     parser.add_argument("--seed", type=whole, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument("--run-dir", type=Path, help="new or empty directory (default: runs/train_grpo-<time>)")

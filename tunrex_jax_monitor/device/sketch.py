@@ -29,13 +29,14 @@ class Sketch(NamedTuple):
 
     low: Array  # uint32[R, BINS], low limb of the counts
     high: Array  # uint32[R, BINS]
-    extremes: Array  # uint32[2, R, BINS]: greatest order key, greatest complement of one (so the least key)
+    greatest: Array  # uint32[R, BINS], order key of the greatest value
+    least: Array  # uint32[R, BINS], complement of the least value's order key, so that both take the maximum
 
 
 def init(rewards: int) -> Sketch:
     """Return the empty sketch: the identity of `merge`."""
     zeros = lambda *shape: jnp.zeros(shape, jnp.uint32)  # noqa: E731
-    return Sketch(zeros(rewards, BINS), zeros(rewards, BINS), zeros(2, rewards, BINS))
+    return Sketch(*(zeros(rewards, BINS) for _ in Sketch._fields))
 
 
 def bin_index(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
@@ -66,19 +67,20 @@ def from_batch(x: Float[Array, "R N"], counted: Bool[Array, "R N"], center: Floa
     place = lambda p, end: jnp.where(counted, index + np.int32(p * plane), np.int32(end * plane)).reshape(-1)  # noqa: E731
     key = order_key(x).reshape(-1)
     # Scatter onto fresh constants: into the carried arrays a TPU would copy and serialise (estimate 1463 us, not 3).
-    low = jnp.zeros(plane, jnp.uint32).at[place(0, 1)].add(np.uint32(1), mode="drop")
-    extremes = jnp.zeros(2 * plane, jnp.uint32)
-    extremes = extremes.at[jnp.concatenate([place(0, 2), place(1, 2)])].max(jnp.concatenate([key, ~key]), mode="drop")
-    low = low.reshape(rewards, BINS)
-    return Sketch(low, jnp.zeros_like(low), extremes.reshape(2, rewards, BINS))
+    # Equal shapes, so that a GPU fills both in one kernel; the counts need one plane of the two.
+    counts, extremes = (jnp.zeros(2 * plane, jnp.uint32) for _ in range(2))
+    counts = counts.at[place(0, 2)].add(np.uint32(1), mode="drop").reshape(2, rewards, BINS)
+    places, keys = jnp.concatenate([place(0, 2), place(1, 2)]), jnp.concatenate([key, ~key])
+    extremes = extremes.at[places].max(keys, mode="drop").reshape(2, rewards, BINS)
+    return Sketch(counts[0], jnp.zeros_like(counts[0]), extremes[0], extremes[1])
 
 
 def merge(a: Sketch, b: Sketch) -> Sketch:
     """Add counts and join extremes: associative, commutative, to the bit."""
     low, high = add_counts(a.low, a.high, b.low, b.high)
-    return Sketch(low, high, jnp.maximum(a.extremes, b.extremes))
+    return Sketch(low, high, jnp.maximum(a.greatest, b.greatest), jnp.maximum(a.least, b.least))
 
 
 def bin_extremes(sketch: Sketch) -> tuple[Float[Array, "R BINS"], Float[Array, "R BINS"]]:
     """Return the least and the greatest value of each bin; meaningless where a bin is empty."""
-    return from_order_key(~sketch.extremes[1]), from_order_key(sketch.extremes[0])
+    return from_order_key(~sketch.least), from_order_key(sketch.greatest)

@@ -1,4 +1,4 @@
-"""MonitorState: six arrays that ride through the train step, and the named fields inside the first.
+"""MonitorState: seven arrays that ride through the train step, and the named fields inside the first.
 
 A jitted call costs about 2 us per leaf on CPU, and each leaf a kernel on an accelerator, so all small fields share one
 leaf of words. `Fields` is the unpacked view that the code works on; `unpack` and `pack` are inverse. RUN covers
@@ -36,7 +36,8 @@ class MonitorState(NamedTuple):
     window: Array  # float32[R, W]: the last samples, oldest first, NaN where there is none
     sketch_low: Array  # uint32[R, 2047]: bin counts of the run, low limb
     sketch_high: Array  # uint32[R, 2047]
-    extremes: Array  # uint32[2, R, 2047]: greatest order key per bin, greatest complement of one
+    sketch_greatest: Array  # uint32[R, 2047]: order key of each bin's greatest value
+    sketch_least: Array  # uint32[R, 2047]: complement of that of the least
 
 
 class TraceRow(NamedTuple):
@@ -111,7 +112,8 @@ def init(config: Config, window_size: int) -> MonitorState:
         window=window.init(config.rewards, window_size),
         sketch_low=empty.low,
         sketch_high=empty.high,
-        extremes=empty.extremes,
+        sketch_greatest=empty.greatest,
+        sketch_least=empty.least,
     )
 
 
@@ -160,7 +162,7 @@ def pack(state: MonitorState, fields: Fields) -> MonitorState:
 
 def sketch_of(state: MonitorState) -> Sketch:
     """Return the run sketch."""
-    return Sketch(state.sketch_low, state.sketch_high, state.extremes)
+    return Sketch(*state[3:])
 
 
 def _tally_sizes(config: Config) -> tuple[int, ...]:

@@ -76,7 +76,8 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
         window=_push(state.window, batch, config.rewards),
         sketch_low=merged.low,
         sketch_high=merged.high,
-        extremes=merged.extremes,
+        sketch_greatest=merged.greatest,
+        sketch_least=merged.least,
     )
 
 
@@ -105,7 +106,8 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
         window=window.join(a.window, b.window),
         sketch_low=merged.low,
         sketch_high=merged.high,
-        extremes=merged.extremes,
+        sketch_greatest=merged.greatest,
+        sketch_least=merged.least,
     )
 
 
