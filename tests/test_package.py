@@ -71,8 +71,8 @@ def test_version_is_stated_once():
 
 
 def test_wheel_holds_the_typed_package_and_nothing_else(tmp_path):
-    if not (CHECKOUT / "tunrex_jax_monitor").is_dir():
-        pytest.skip("no source beside the tests: the installed wheel is what is being tested")
+    if (CHECKOUT / "tunrex_jax_monitor").is_symlink():
+        pytest.skip("the package beside the tests is an installed wheel: there is no source to build from")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=CHECKOUT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
