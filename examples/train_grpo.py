@@ -231,7 +231,6 @@ class Progress:
     """Prints one line every `LOG_FREQUENCY` steps, and keeps the alerts."""
 
     def __init__(self) -> None:
-        """Print the head of the table and start the clock."""
         self.alerts: list[Any] = []
         self.step, self.time = -1, time.perf_counter()
         print(f"{'step':>6}", *(f"{name:>14}" for name in REWARD_WEIGHTS), " zero-std groups  ms/step", flush=True)

@@ -1,4 +1,60 @@
-"""tunrex_jax_monitor: reward statistics and alerts that ride inside a jitted train step."""
+"""tunrex_jax_monitor: reward statistics and alerts that ride inside a jitted train step.
 
-from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.state import MonitorState
+Names load when they are first used, so that reading a run directory needs no JAX.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunrex_jax_monitor.accumulator import RewardAccumulator as RewardAccumulator
+    from tunrex_jax_monitor.device.alerts import Alert as Alert
+    from tunrex_jax_monitor.device.state import MonitorState as MonitorState
+    from tunrex_jax_monitor.device.summary import Summary as Summary
+    from tunrex_jax_monitor.host.record import AlertEvent as AlertEvent
+    from tunrex_jax_monitor.host.record import Histogram as Histogram
+    from tunrex_jax_monitor.host.record import Record as Record
+    from tunrex_jax_monitor.host.reporter import Reporter as Reporter
+    from tunrex_jax_monitor.host.rundir import read_manifest as read_manifest
+    from tunrex_jax_monitor.host.rundir import read_records as read_records
+    from tunrex_jax_monitor.host.sinks.base import Sink as Sink
+    from tunrex_jax_monitor.host.sinks.console import ConsoleSink as ConsoleSink
+    from tunrex_jax_monitor.host.sinks.console import format_summary as format_summary
+    from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink as JsonlSink
+    from tunrex_jax_monitor.host.sinks.memory import MemorySink as MemorySink
+
+_HOME = {
+    "Alert": "device.alerts",
+    "AlertEvent": "host.record",
+    "ConsoleSink": "host.sinks.console",
+    "Histogram": "host.record",
+    "JsonlSink": "host.sinks.jsonl",
+    "MemorySink": "host.sinks.memory",
+    "MonitorState": "device.state",
+    "Record": "host.record",
+    "Reporter": "host.reporter",
+    "RewardAccumulator": "accumulator",
+    "Sink": "host.sinks.base",
+    "Summary": "device.summary",
+    "format_summary": "host.sinks.console",
+    "read_manifest": "host.rundir",
+    "read_records": "host.rundir",
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tunrex-jax-monitor")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

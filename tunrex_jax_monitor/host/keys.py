@@ -1,0 +1,298 @@
+"""From a Summary of numpy arrays to a Record: every log key is born in `scalars`.
+
+Numbers are put together in float64 from exact counters, unrounded pairs and order statistics. A key without data is
+absent, never 0.0 and never infinite.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tunrex_jax_monitor.device import histogram
+from tunrex_jax_monitor.device.alerts import BEGAN, TYPES, Alert
+from tunrex_jax_monitor.device.config import Config
+from tunrex_jax_monitor.device.state import EVENTS, TraceRow
+from tunrex_jax_monitor.device.summary import QUANTILES, Summary
+from tunrex_jax_monitor.host.messages import MESSAGES, describe, threshold
+from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
+
+TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
+_PERCENTILES = {0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
+_RUN_COUNTS = ("valid", "nan", "posinf", "neginf", "masked", "outliers")
+
+
+def build(config: Config, summary: Summary, step: int, time: float, *, dropped: int = 0) -> Record:
+    """Return the record of one emission.
+
+    Args:
+      config: what the summary was made with.
+      summary: numpy arrays, as `unpack` returns them.
+      step: the owner's step at the emission.
+      time: seconds since the epoch.
+      dropped: emissions that were lost so far.
+    """
+    values = dict(scalars(config, summary, step))
+    values["monitoring/dropped_records"] = float(dropped)
+    return Record(
+        step=step,
+        update=int(summary.updates),
+        time=time,
+        names=config.reward_names,
+        scalars={key: value for key, value in values.items() if math.isfinite(value)},
+        histograms=dict(_histograms(config, summary)),
+        series=_series(config, summary, step),
+        alerts=_alerts(config, summary, step),
+        counters=_counters(config, summary),
+    )
+
+
+def scalars(config: Config, s: Summary, step: int) -> Iterator[tuple[str, float]]:
+    """Yield every scalar key with its value; NaN where there is no data."""
+    for i, name in enumerate(config.reward_names):
+        yield from ((f"{name}/{key}", value) for key, value in _reward(config, s, i))
+    yield from _totals(s)
+    yield from _total_reward(s)
+    if config.group_size is not None:
+        yield from _groups(config, s)
+    yield from _lengths(config, s)
+    yield from _correlations(config, s)
+    yield from _alert_counts(config, s)
+    yield "monitoring/step", float(step)
+
+
+def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
+    count, mean, mean_low, m2, zeros, negatives, at_min, at_max = (float(v) for v in s.window[:, i])
+    yield "mean", _ratio(count * (mean + mean_low), count)
+    yield "std", math.sqrt(_ratio(m2, count))
+    yield "min", float(s.order[0, i])
+    yield "max", float(s.order[-1, i])
+    yield from _percentiles(s.order[:, i], count)
+    yield "count", count
+    yield "zeros_fraction", _ratio(zeros, count)
+    yield "negative_fraction", _ratio(negatives, count)
+    yield "positive_fraction", _ratio(count - zeros - negatives, count)
+    yield "frac_at_max", _ratio(at_max, count)
+    yield "frac_at_min", _ratio(at_min, count)
+    yield "ema_short", float(s.averages[0, i])
+    yield "ema_long", float(s.averages[1, i])
+    yield from ((f"interval/{key}", value) for key, value in _interval(s, i))
+    yield from ((f"run/{key}", value) for key, value in _run(s, i))
+    yield "nonfinite_count", float(sum(_count(s.run_counts[:, k, i]) for k in (1, 2, 3)))
+    if config.group_size is not None:
+        _, scored, zero_std, _ = (_count(s.group_counts[:, k, i]) for k in range(4))
+        yield "group_std", _ratio(_pair(s.group_std[:, i]), scored)
+        yield "frac_zero_std", _ratio(zero_std, scored)
+        yield "advantage_share", _ratio(_pair(s.share[:, i]), float(s.share.astype(np.float64).sum()))
+
+
+def _percentiles(order: np.ndarray, count: float) -> Iterator[tuple[str, float]]:
+    for k, q in enumerate(QUANTILES[1:-1]):
+        below, above = float(order[1 + 2 * k]), float(order[2 + 2 * k])
+        mille = round(q * 1000) * (int(count) - 1)
+        part = (mille % 1000) / 1000 if count else math.nan
+        yield _PERCENTILES[q], below + (above - below) * part
+
+
+def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
+    count = _count(s.interval_counts[:, i])
+    mean, mean_low, m2, m2_low, low, high = (float(v) for v in s.interval_moments[:, i])
+    yield "mean", _ratio(count * (mean + mean_low), count)
+    yield "std", math.sqrt(max(_ratio(m2 + m2_low, count), 0.0) if count else math.nan)
+    yield "min", low
+    yield "max", high
+    yield "count", float(count)
+
+
+def _run(s: Summary, i: int) -> Iterator[tuple[str, float]]:
+    count = _count(s.run_counts[:, 0, i])
+    mean, m2, m3, m4 = (_pair(s.run_moments[2 * k : 2 * k + 2, i]) for k in range(4))
+    variance = _ratio(m2, count)
+    yield "mean", _ratio(count * mean, count)
+    yield "std", math.sqrt(variance) if variance >= 0 else math.nan
+    yield "min", float(s.run_moments[8, i])
+    yield "max", float(s.run_moments[9, i])
+    yield "skew", _ratio(_ratio(m3, count), variance**1.5)
+    yield "kurtosis", _ratio(_ratio(m4, count), variance**2) - 3.0
+    yield "count", float(count)
+
+
+def _totals(s: Summary) -> Iterator[tuple[str, float]]:
+    count = s.window[0].astype(np.float64)
+    means = (s.window[1].astype(np.float64) + s.window[2])[count > 0]
+    stds = np.sqrt(s.window[3].astype(np.float64)[count > 0] / count[count > 0])
+    if means.size:
+        yield "rewards/total_mean", float(means.mean())
+        yield "rewards/total_std", float(stds.mean())
+        yield "rewards/sum", float(means.sum())
+        yield "rewards/min_mean", float(means.min())
+        yield "rewards/max_mean", float(means.max())
+
+
+def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
+    total = s.window.shape[1]
+    count = _count(s.interval_counts[:, total])
+    mean, m2 = _pair(s.interval_moments[0:2, total]), _pair(s.interval_moments[2:4, total])
+    yield TOTAL, _ratio(count * mean, count)
+    yield f"{TOTAL}_std", math.sqrt(_ratio(m2, count - 1)) if count > 1 else math.nan
+
+
+def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
+    total, size = config.rewards, config.group_size or 0
+    groups, scored, zero_std, incomplete = (_count(s.group_counts[:, k, total]) for k in range(4))
+    yield "frac_reward_zero_std", _ratio(zero_std, scored)
+    solved = [_count(s.solved[:, c]) for c in range(size + 1)]
+    complete = sum(solved)
+    yield "groups/solve_none", _ratio(solved[0], complete)
+    yield "groups/solve_all", _ratio(solved[-1], complete)
+    yield "groups/solve_partial", _ratio(complete - solved[0] - solved[-1], complete)
+    k = 1
+    while k <= size:
+        missed = sum(n * math.comb(size - c, k) for c, n in enumerate(solved)) / math.comb(size, k)
+        yield f"groups/pass_at_{k}", _ratio(complete - missed, complete)
+        k *= 2
+    yield "groups/std_mean", _ratio(_pair(s.group_std[:, total]), scored)
+    m2 = _pair(s.group_means[2:4])
+    yield "groups/mean_std", math.sqrt(m2 / (scored - 1)) if scored > 1 else math.nan
+    yield "groups/effective_ratio", 1.0 - _ratio(zero_std, scored)
+    yield "groups/count", float(groups)
+    yield "groups/incomplete", float(incomplete)
+
+
+def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
+    row = config.rewards + 1
+    count = _count(s.interval_counts[:, row])
+    if not count:
+        return
+    yield "completions/mean_length", _pair(s.interval_moments[0:2, row])
+    yield "completions/min_length", float(s.interval_moments[4, row])
+    yield "completions/max_length", float(s.interval_moments[5, row])
+    for i, key in enumerate((*(f"{name}/length_corr" for name in config.reward_names), "completions/reward_length_corr")):
+        covariance, variance_l, variance = (float(v) for v in s.lengths[:, i])
+        yield key, _correlation(covariance, variance_l, variance)
+
+
+def _correlations(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
+    for i in range(len(s.products)):
+        for j in range(i + 1, len(s.products)):
+            a, b, c = (float(v) for v in (s.products[i, j], s.products[i, i], s.products[j, j]))
+            yield f"rewards/corr/{config.reward_names[i]}/{config.reward_names[j]}", _correlation(a, b, c)
+
+
+def _alert_counts(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
+    names = (*config.reward_names, TOTAL)
+    for t, kind in enumerate(TYPES):
+        yield f"alerts/{kind.name}", float(s.alert_counts[t].sum())
+        for row, name in enumerate(names):
+            if s.alert_counts[t, row]:
+                yield f"alerts/{name}/{kind.name}", float(s.alert_counts[t, row])
+    total = float(s.alert_counts.sum())
+    yield "alerts/total", total
+    yield "monitoring/total_alerts", total
+    recent = sum(bin(word >> BEGAN & 0xFF).count("1") for update, _, word in _ring(s) if int(s.updates) - update < 100)
+    yield "monitoring/alert_count", float(recent)
+
+
+def _histograms(config: Config, s: Summary) -> Iterator[tuple[str, Histogram]]:
+    counts = s.bin_counts
+    if counts.shape[1] < histogram.BINS:  # two to a word
+        counts = np.concatenate([counts & 0xFFFF, counts >> 16], axis=1)
+    for i, name in enumerate(config.reward_names):
+        used = np.flatnonzero(counts[i])
+        if used.size:
+            bins = int(used[-1]) + 1
+            edges = histogram.edges(int(s.bin_exponent[i]), int(s.bin_first[i]), bins)
+            yield f"{name}/histogram", Histogram(counts[i, :bins].tolist(), edges.tolist())
+
+
+def _trace(s: Summary) -> Iterator[tuple[int, TraceRow]]:
+    """Yield (update, row) of each step of the interval that the trace still holds, oldest first."""
+    length, interval, last = len(s.trace), int(s.interval), int(s.updates)
+    for back in range(min(length, interval) - 1, -1, -1):
+        words = s.trace[(interval - 1 - back) % length]
+        floats = words.view(np.float32)
+        row = [words[k] if field in ("count", "alerts") else floats[k] for k, field in enumerate(TraceRow._fields)]
+        yield last - back, TraceRow(*row)
+
+
+def _series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
+    rows = list(_trace(s))
+    offset = step - int(s.updates)
+    series: dict[str, list[Any]] = {"step": [update + offset for update, _ in rows]}
+    for i, name in enumerate((*config.reward_names, TOTAL)):
+        for field in ("mean", "std", "min", "max", "ema_short", "ema_long"):
+            series[f"{name}/{field}"] = [_or_none(getattr(row, field)[i]) for _, row in rows]
+        series[f"{name}/count"] = [int(row.count[i]) for _, row in rows]
+        if config.group_size is not None:
+            series[f"{name}/frac_zero_std"] = [_or_none(row.zero_share[i]) for _, row in rows]
+        series[f"{name}/alerts"] = [int(row.alerts[i] & 0xFF) for _, row in rows]
+    return series
+
+
+def _ring(s: Summary) -> Iterator[tuple[int, int, int]]:
+    """Yield (update, row, alert word) of each event that the ring still holds."""
+    for row, seen in enumerate(s.events_seen):
+        for slot in range(min(int(seen), EVENTS)):
+            yield int(s.events[slot, 0, row]), row, int(s.events[slot, 1, row])
+
+
+def _alerts(config: Config, s: Summary, step: int) -> tuple[AlertEvent, ...]:
+    """Return the events of this interval: from the trace, and from the ring where the trace has been overwritten."""
+    names, trace = (*config.reward_names, TOTAL), dict(_trace(s))
+    first = int(s.updates) - int(s.interval)
+    found = {(update, row): int(values.alerts[row]) for update, values in trace.items() for row in range(len(names))}
+    found |= {(update, row): word for update, row, word in _ring(s) if update > first}
+    events = []
+    for (update, row), word in sorted(found.items()):
+        for t, kind in enumerate(TYPES):
+            if word >> (BEGAN + t) & 1:
+                events.append(_event(config, kind, names[row], update + step - int(s.updates), trace.get(update), row))
+    return tuple(events)
+
+
+def _event(config: Config, kind: Alert, name: str, step: int, row: TraceRow | None, i: int) -> AlertEvent:
+    fields = ("mean", "std", "min", "max", "ema_short", "ema_long", "zero_share")
+    numbers = {field: None if row is None else _or_none(getattr(row, field)[i]) for field in fields}
+    value = {Alert.DROP: "ema_short", Alert.SPIKE: "ema_short", Alert.GROUP_COLLAPSE: "zero_share"}.get(kind, "mean")
+    return AlertEvent(
+        step=step,
+        reward=name,
+        type=str(kind.name),
+        message=describe(kind, name, numbers, config),
+        remedy=MESSAGES[kind].remedy,
+        value=numbers[value],
+        threshold=threshold(kind, config),
+    )
+
+
+def _counters(config: Config, s: Summary) -> dict[str, int]:
+    counters = {
+        f"{name}/{field}": _count(s.run_counts[:, k, i])
+        for i, name in enumerate(config.reward_names)
+        for k, field in enumerate(_RUN_COUNTS)
+    }
+    counters["trace_dropped"] = max(0, int(s.interval) - len(s.trace))
+    counters["events_dropped"] = sum(max(0, int(seen) - EVENTS) for seen in s.events_seen)
+    return counters
+
+
+def _count(limbs: np.ndarray) -> int:
+    return int(limbs[0]) + (int(limbs[1]) << 32)
+
+
+def _pair(words: np.ndarray) -> float:
+    return float(words[0]) + float(words[1])
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else math.nan
+
+
+def _correlation(covariance: float, variance_a: float, variance_b: float) -> float:
+    scale = math.sqrt(max(variance_a, 0.0)) * math.sqrt(max(variance_b, 0.0))
+    return max(-1.0, min(1.0, covariance / scale)) if scale else math.nan
+
+
+def _or_none(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

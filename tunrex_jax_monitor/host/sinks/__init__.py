@@ -1,0 +1,1 @@
+"""Where records go. Each sink has `write(record)` and `close()`."""
