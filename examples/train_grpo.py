@@ -228,31 +228,35 @@ def train_step(
 
 
 class Progress:
-    """Prints one line every `LOG_FREQUENCY` steps, and keeps the alerts."""
+    """Prints a line for every interval and every alert, as they come, and keeps the records."""
 
     def __init__(self) -> None:
-        self.alerts: list[Any] = []
+        self.records: list[trm.Record] = []
         self.step, self.time = -1, time.perf_counter()
         print(f"{'step':>6}", *(f"{name:>14}" for name in REWARD_WEIGHTS), " zero-std groups  ms/step", flush=True)
 
     def show(self, step: int, values: Mapping[str, float], mean: str, zero_std: str) -> None:
         """Print mean rewards and the time per step; a reward without a single number in the interval has no key."""
         now = time.perf_counter()
-        columns = (f"{values.get(mean.format(name), math.nan):14.3f}" for name in REWARD_WEIGHTS)
+        columns = "".join(f"{values.get(mean.format(name), math.nan):15.3f}" for name in REWARD_WEIGHTS)
         pace = 1000 * (now - self.time) / (step - self.step)
-        print(f"{step:6d}", *columns, f"{values.get(zero_std, math.nan):16.2f}{pace:9.0f}", flush=True)
+        print(f"{step:6d}{columns}{values.get(zero_std, math.nan):17.2f}{pace:9.0f}", flush=True)
         self.step, self.time = step, now
 
-    def on_record(self, record: Any) -> None:
-        """Take a record from the reporter; `close` may send one more for the last step."""
-        self.alerts.extend(record.alerts)
+    def on_record(self, record: trm.Record) -> None:
+        """Take a record from the reporter, on its thread; the last one comes with `close`, for the step before."""
+        self.records.append(record)
         if record.step > self.step:
             self.show(record.step, record.scalars, "{}/interval/mean", "frac_reward_zero_std")
+        for alert in record.alerts:
+            print(f"[ALERT] step {alert.step}: {alert.message}", flush=True)
 
 
-def report(alerts: Sequence[Any], fault: Fault) -> None:
-    """Print the alerts, and whether a planted fault was caught."""
-    print(f"alerts: {len(alerts) or 'none'}")
+def report(records: Sequence[trm.Record], fault: Fault) -> None:
+    """Print the summary block, the alerts with what to do, and whether a planted fault was caught."""
+    print("\n" + trm.format_summary(records[-1]))
+    alerts = [alert for record in records for alert in record.alerts]
+    print(f"\nalerts: {len(alerts) or 'none'}")
     for alert in alerts:
         print(f"  step {alert.step}: {alert.message}\n    {alert.remedy}")
     if fault.kind:
@@ -305,8 +309,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     acc = mon = None
     if not options.no_monitor:
-        names, weights = tuple(REWARD_WEIGHTS), tuple(REWARD_WEIGHTS.values())
-        acc = trm.RewardAccumulator(names, group_size=GROUP_SIZE, weights=weights, log_frequency=LOG_FREQUENCY)
+        settings = {"weights": REWARD_WEIGHTS, "correct_reward": "answer", "log_frequency": LOG_FREQUENCY}
+        acc = trm.RewardAccumulator(tuple(REWARD_WEIGHTS), group_size=GROUP_SIZE, **settings)
         mon = acc.init(batch_size=PROMPTS * GROUP_SIZE)
     params = jax.tree.map(jnp.copy, reference)  # the step takes its own parameters; the reference must outlive it
     state = TrainState(params, OPTIMIZER.init(params), jnp.zeros((), jnp.int32))
@@ -322,12 +326,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if (step + 1) % LOG_FREQUENCY == 0:
                 progress.show(step, jax.tree.map(float, means), "{}", "zero_std")
     else:
-        sinks = [trm.JsonlSink(options.run_dir), trm.ConsoleSink()]  # the console: alerts at once, a summary at the end
-        with trm.Reporter(acc, sinks=sinks, on_record=progress.on_record) as reporter:
+        with trm.Reporter(acc, [trm.JsonlSink(options.run_dir)], on_record=progress.on_record) as reporter:
             for step in range(options.steps):
                 state, mon, _ = step_fn(state, mon, reference, key)
                 mon = reporter.step(step, mon)  # never blocks; a record arrives one interval later
-        report(progress.alerts, fault)
+        report(progress.records, fault)
         print(f"run directory: {options.run_dir}")
     print(f"parameters: {digest(state.params)} (the same with and without the monitor)")
 

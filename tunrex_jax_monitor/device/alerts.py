@@ -112,7 +112,7 @@ def _outlier(e: Evidence, averages: Averages, config: Config) -> Rule:
     if config.detect == "literal":
         return Rule(e.any_outlier, e.any_outlier)
     rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
-    steps = np.float32(2.0 / config.ema_alpha_short - 1.0)  # an average over so many steps has the same variance
+    steps = _steps_in(config.ema_alpha_short)
     k = steps * ema.value(averages.outliers) + e.batch_outliers
     n = steps * ema.value(averages.samples) + e.batch_samples
     surprise = jnp.maximum(
@@ -141,7 +141,7 @@ def _drop_and_spike(averages: Averages, config: Config, rewards: int) -> tuple[R
     noise = jnp.sqrt(ema.value(averages.noise)[:rewards]) * np.float32(config.noise_threshold * _ema_noise(config))
     fall, size = long - short, jnp.abs(long)
     drop_by = jnp.maximum(np.float32(1.0 - config.drop_threshold) * size, noise)
-    spike_by = jnp.maximum(np.float32(config.spike_threshold - 1.0) * size, noise)
+    spike_by = jnp.maximum(np.float32(1.0 - 1.0 / config.spike_threshold) * size, noise)
     return (
         Rule(warm & (fall > drop_by), fall > 0.5 * drop_by),
         Rule(warm & (-fall > spike_by), -fall > 0.5 * spike_by),
@@ -182,8 +182,24 @@ def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule
     )
 
 
+def _group_collapse(averages: Averages, config: Config) -> Rule:
+    """Return the rule of the weighted total, bool[]; it must clear the threshold by three standard errors."""
+    total, limit = config.rewards, np.float32(config.collapse_threshold)
+    share = ema.value(averages.zero_share)[total]
+    warm = averages.zero_share.weight[total] >= _weight(config.ema_alpha_short, config.warmup_steps)
+    groups = ema.value(averages.samples)[total] / (config.group_size or 1) * _steps_in(config.ema_alpha_short)
+    error = 3.0 * jnp.sqrt(limit * (1.0 - limit) / jnp.maximum(groups, 1.0))
+    enter = warm & (share > limit + jnp.minimum(error, 0.5 * (1.0 - limit)))
+    return Rule(enter & (config.detect != "literal"), share > 0.9 * limit)
+
+
+def _steps_in(alpha: float) -> np.float32:
+    """Return how many steps a plain mean would need for the variance of an exponential average."""
+    return np.float32(2.0 / alpha - 1.0)
+
+
 def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) -> Rule:
-    """Return the eight conditions, uint8-less: bool[8, rows]; rows R and R+1 are the total and the lengths."""
+    """Return the eight conditions, bool[8, rows]; of the two extra rows only the total has a rule of its own."""
     rewards, rows = config.rewards, memory.flags.shape[0]
     per_reward = Averages(*(Ema(*(v[:rewards] for v in average)) for average in averages))
     armed = (memory.flags[:rewards] >> ARMED) & 1 == 1
@@ -193,10 +209,7 @@ def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) ->
     drop, spike = _drop_and_spike(averages, config, rewards)
     flat, negative, stuck = _window_rules(e, armed, config)
     rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
-    share = ema.value(averages.zero_share)[rewards]
-    warm = averages.zero_share.weight[rewards] >= _weight(config.ema_alpha_short, config.warmup_steps)
-    collapsed = warm & (share > np.float32(config.collapse_threshold)) & (not literal)
-    still_collapsed = share > np.float32(0.9 * config.collapse_threshold)
+    collapsed, still_collapsed = _group_collapse(averages, config)
     on_total = jnp.arange(rows - rewards) == 0
     widen = lambda v, total: jnp.stack([*(jnp.concatenate([r, jnp.zeros(rows - rewards, bool)]) for r in v), total])  # noqa: E731
     nobody = jnp.zeros(rewards, bool)
