@@ -13,19 +13,19 @@ _SIGN = np.uint32(0x80000000)
 
 
 def add_counts(
-    low: UInt[Array, "*s"], high: UInt[Array, "*s"], low_b: UInt[Array, "*t"], high_b: UInt[Array, "*t"] | int = 0
-) -> tuple[UInt[Array, "*s"], UInt[Array, "*s"]]:
+    low: UInt[Array, "*#s"], high: UInt[Array, "*#s"], low_b: UInt[Array, "*#s"], high_b: UInt[Array, "*#s"] | int = 0
+) -> tuple[UInt[Array, "*#s"], UInt[Array, "*#s"]]:
     """Add two 64-bit counters that are kept as two uint32 limbs each."""
     total = low + low_b
     return total, high + jnp.uint32(high_b) + (total < low).astype(jnp.uint32)
 
 
-def count_to_float(low: UInt[Array, "*s"], high: UInt[Array, "*s"]) -> Float[Array, "*s"]:
+def count_to_float(low: UInt[Array, "*#s"], high: UInt[Array, "*#s"]) -> Float[Array, "*#s"]:
     """Round a two-limb counter to float32 (relative error 6e-8)."""
     return high.astype(jnp.float32) * np.float32(2.0**32) + low.astype(jnp.float32)
 
 
-def two_sum(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+def two_sum(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> tuple[Float[Array, "*#s"], Float[Array, "*#s"]]:
     """Return the rounded sum and its exact rounding error (Knuth). Additions only, so FMA contraction cannot break it."""
     total = a + b
     part = total - a
@@ -33,8 +33,8 @@ def two_sum(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> tuple[Float[Array, 
 
 
 def two_float_add(
-    high: Float[Array, "*s"], low: Float[Array, "*s"], x: Float[Array, "*s"]
-) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    high: Float[Array, "*#s"], low: Float[Array, "*#s"], x: Float[Array, "*#s"]
+) -> tuple[Float[Array, "*#s"], Float[Array, "*#s"]]:
     """Add a float32 to an unevaluated pair `high + low`; the result is again such a pair."""
     total, error = two_sum(high, x)
     error = error + low
@@ -42,22 +42,22 @@ def two_float_add(
     return rounded, error - (rounded - total)
 
 
-def order_key(x: Float[Array, "*s"]) -> UInt[Array, "*s"]:
+def order_key(x: Float[Array, "*#s"]) -> UInt[Array, "*#s"]:
     """Map float32 to uint32 so that integer order is float order (-0.0 < 0.0; NaN is beyond the infinities)."""
     bits = to_words(x)
     return jnp.where(bits & _SIGN == 0, bits | _SIGN, ~bits)
 
 
-def from_order_key(key: UInt[Array, "*s"]) -> Float[Array, "*s"]:
+def from_order_key(key: UInt[Array, "*#s"]) -> Float[Array, "*#s"]:
     """Invert `order_key`."""
     return to_floats(jnp.where(key & _SIGN == 0, ~key, key ^ _SIGN))
 
 
-def to_words(x: Array) -> UInt[Array, "*s"]:
+def to_words(x: Array) -> UInt[Array, "*#s"]:
     """Reinterpret any 32-bit array as uint32, bit by bit."""
     return x if x.dtype == jnp.uint32 else jax.lax.bitcast_convert_type(x, jnp.uint32)
 
 
-def to_floats(words: UInt[Array, "*s"]) -> Float[Array, "*s"]:
+def to_floats(words: UInt[Array, "*#s"]) -> Float[Array, "*#s"]:
     """Reinterpret uint32 words as float32, bit by bit."""
     return jax.lax.bitcast_convert_type(words, jnp.float32)

@@ -56,7 +56,7 @@ def from_batch(x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], count: F
     return Moments(mean, mean_low, m2, zero, m3, zero, m4, zero, low, high)
 
 
-def merge(a: Moments, b: Moments, count_a: Float[Array, "*s"], count_b: Float[Array, "*t"]) -> Moments:
+def merge(a: Moments, b: Moments, count_a: Float[Array, "*#s"], count_b: Float[Array, "*#s"]) -> Moments:
     """Merge the moments of two disjoint sets of samples; shapes broadcast.
 
     Args:

@@ -285,7 +285,7 @@ def _pair(words: np.ndarray) -> float:
     return float(words[0]) + float(words[1])
 
 
-def _ratio(a: float, b: float) -> float:
+def _ratio(a: int | float, b: int | float) -> float:
     return a / b if b else math.nan
 
 
