@@ -195,7 +195,15 @@ def main() -> None:
         return
     print(f"{result['command']}\n{result['versions']} python {result['python']}\n")
     print(f"Healthy streams, {options.runs} runs x {options.steps} steps x {SAMPLES} samples.\n")
-    columns = ("stream", "literal steps %", "literal per 1000", "guarded per 1000", "guarded per run", "Page-Hinkley", "ADWIN")
+    columns = (
+        "stream",
+        "literal steps %",
+        "literal per 1000",
+        "guarded per 1000",
+        "guarded per run",
+        "Page-Hinkley",
+        "ADWIN",
+    )
     print(_table(result["false_alarms"], columns))
     print(f"\nPlanted faults at step {FAULT_AT}: median delay in steps (found of {options.runs} runs).\n")
     columns = ("fault", "expected", "literal", "guarded", "guarded any", "Page-Hinkley", "ADWIN")

@@ -1,9 +1,9 @@
 """RewardAccumulator: the configuration, and the pure functions of a state that it fixes.
 
-    acc = RewardAccumulator(("format", "answer"), group_size=8)
-    state = acc.init()
-    state = acc.update(state, {"format": f, "answer": a})   # inside your jitted step
-    acc.record(state).scalars["answer/mean"]                # anywhere outside it
+acc = RewardAccumulator(("format", "answer"), group_size=8)
+state = acc.init()
+state = acc.update(state, {"format": f, "answer": a})   # inside your jitted step
+acc.record(state).scalars["answer/mean"]                # anywhere outside it
 """
 
 import dataclasses

@@ -228,7 +228,9 @@ class Step(NamedTuple):
     ended: Array
 
 
-def advance(memory: Memory, rule: Rule, seen: Bool[Array, " rows"], rearm: Bool[Array, " rows"], config: Config) -> Step:
+def advance(
+    memory: Memory, rule: Rule, seen: Bool[Array, " rows"], rearm: Bool[Array, " rows"], config: Config
+) -> Step:
     """Open and close episodes; a row that saw no sample keeps everything as it was."""
     bit = np.arange(len(TYPES), dtype=np.uint32)[:, None]
     was = (memory.flags[None] >> bit) & 1 == 1

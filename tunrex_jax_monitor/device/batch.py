@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     raw: Array  # float32[R + 2, N], as given; NaN where a total or a length does not exist
     present: Array | None  # bool[R + 2, N]: the mask; None when there is none
     has_lengths: bool
+    samples: int  # N, or 0 where a masked group stands in for no sample at all
 
     @property
     def valid(self) -> Array:
@@ -56,15 +57,19 @@ def collect(
     length_row = None
     if lengths is not None:
         if jnp.shape(lengths) != shape:
-            raise invalid("lengths", jnp.shape(lengths), f"the rewards' shape {shape}", "Give one length per completion.")
+            raise invalid(
+                "lengths", jnp.shape(lengths), f"the rewards' shape {shape}", "Give one length per completion."
+            )
         length_row = _to_float32("lengths", lengths).reshape(1, -1)
-    if raw.shape[1] == 0:  # no sample at all: a masked group says the same, and has a minimum
+    empty = raw.shape[1] == 0
+    if empty:  # no sample at all: a masked group says the same, and has a minimum
         n = config.group_size or 1
         raw, present = jnp.zeros((config.rewards, n), jnp.float32), jnp.zeros((config.rewards, n), bool)
         length_row = None if length_row is None else jnp.zeros((1, n), jnp.float32)
     if axis_name is not None:
         raw, present, length_row = _gather(raw, present, length_row, axis_name)
-    return _with_totals(config, raw, present, length_row)
+    step = _with_totals(config, raw, present, length_row)
+    return step._replace(samples=0) if empty else step
 
 
 def _with_totals(config: Config, raw: Array, present: Array | None, length_row: Array | None) -> Batch:
@@ -84,7 +89,7 @@ def _with_totals(config: Config, raw: Array, present: Array | None, length_row: 
         present = jnp.concatenate([present, jnp.ones((EXTRA_ROWS, raw.shape[1]), bool)])
     # Computed once: without the barrier the compiler inlines it into every reduction, and launches each on its own.
     raw = jax.lax.optimization_barrier(jnp.concatenate([raw, total, length_row]))
-    return Batch(raw, present, has_lengths)
+    return Batch(raw, present, has_lengths, raw.shape[1])
 
 
 def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:
@@ -110,20 +115,28 @@ def _check_groups(group_size: int | None, shape: tuple[int, ...]) -> None:
     if group_size is None:
         return
     if len(shape) == 2 and shape[1] != group_size and 0 not in shape:
-        raise invalid("rewards", shape, f"[B, {group_size}] with group_size={group_size}", "Put the group on the last axis.")
+        raise invalid(
+            "rewards", shape, f"[B, {group_size}] with group_size={group_size}", "Put the group on the last axis."
+        )
     if shape[0] % group_size and len(shape) == 1:
         remedy = "Each prompt's completions stand side by side; mask what is missing."
         raise invalid("rewards", shape, f"N divisible by group_size={group_size}", remedy)
 
 
-def _stack_mask(config: Config, mask: ArrayLike | Mapping[str, ArrayLike] | None, shape: tuple[int, ...]) -> Array | None:
+def _stack_mask(
+    config: Config, mask: ArrayLike | Mapping[str, ArrayLike] | None, shape: tuple[int, ...]
+) -> Array | None:
     if mask is None:
         return None
     if isinstance(mask, Mapping):
         unknown = [name for name in mask if name not in config.reward_names]
         if unknown:
-            raise invalid("mask", unknown, f"keys among {config.reward_names}", "A reward without a mask counts everywhere.")
-        rows_ = [_check_mask(mask[name], shape) if name in mask else jnp.ones(shape, bool) for name in config.reward_names]
+            raise invalid(
+                "mask", unknown, f"keys among {config.reward_names}", "A reward without a mask counts everywhere."
+            )
+        rows_ = [
+            _check_mask(mask[name], shape) if name in mask else jnp.ones(shape, bool) for name in config.reward_names
+        ]
         return jnp.stack([row.reshape(-1) for row in rows_])
     one = _check_mask(mask, shape).reshape(1, -1)
     return jnp.broadcast_to(one, (config.rewards, one.shape[1]))
@@ -138,7 +151,9 @@ def _check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 def _to_float32(argument: str, x: ArrayLike) -> Array:
     array = jnp.asarray(x)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool):
+    if not (
+        jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
+    ):
         raise invalid(f"rewards[{argument!r}]", array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
     return array.astype(jnp.float32)
 

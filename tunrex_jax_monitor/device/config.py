@@ -95,7 +95,9 @@ class Config:
         _set(self, "atoms", _atoms(self.atoms))
         _set(self, "bounds", _bounds(self.bounds, self.reward_names))
         if self.correct_reward is not None and self.correct_reward not in self.reward_names:
-            raise invalid("correct_reward", self.correct_reward, f"None or one of {self.reward_names}", "Name a reward.")
+            raise invalid(
+                "correct_reward", self.correct_reward, f"None or one of {self.reward_names}", "Name a reward."
+            )
         if not isinstance(self.correlations, bool):
             raise invalid("correlations", self.correlations, "True or False", "Leave it out to keep it off.")
 
@@ -131,7 +133,9 @@ class Config:
             _set(self, field, rate)
         if self.ema_alpha_long >= self.ema_alpha_short:
             allowed = f"below ema_alpha_short = {self.ema_alpha_short}"
-            raise invalid("ema_alpha_long", self.ema_alpha_long, allowed, "The long average is the slow one: swap the two?")
+            raise invalid(
+                "ema_alpha_long", self.ema_alpha_long, allowed, "The long average is the slow one: swap the two?"
+            )
         rate = _real("false_alarm_rate", self.false_alarm_rate)
         if not 0 < rate < 1:
             raise invalid("false_alarm_rate", rate, "a probability in (0, 1)", "The default is 0.001.")
@@ -156,7 +160,9 @@ class Config:
         for field, (accepts, allowed) in limits.items():
             value = _real(field, getattr(self, field))
             if not accepts(value):
-                raise invalid(field, value, allowed, f"The default is {type(self).__dataclass_fields__[field].default}.")
+                raise invalid(
+                    field, value, allowed, f"The default is {type(self).__dataclass_fields__[field].default}."
+                )
             _set(self, field, value)
 
 

@@ -46,4 +46,6 @@ def merge(a: Ema, b: Ema) -> Ema:
 
 def value(ema: Ema) -> Float[Array, "*s"]:
     """Return the bias-corrected average; NaN before the first step with data."""
-    return jnp.where(ema.weight > 0, (ema.total + ema.total_low) / jnp.where(ema.weight > 0, ema.weight, 1.0), np.float32(np.nan))
+    return jnp.where(
+        ema.weight > 0, (ema.total + ema.total_low) / jnp.where(ema.weight > 0, ema.weight, 1.0), np.float32(np.nan)
+    )

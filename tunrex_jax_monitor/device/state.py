@@ -120,7 +120,9 @@ def init(config: Config, window_size: int) -> MonitorState:
 def _init_fields(config: Config, rows: int) -> Fields:
     words = lambda *shape: jnp.zeros((*shape, rows), jnp.uint32)  # noqa: E731
     shape = (HORIZONS, rows)
-    tally = Tally(*(words(HORIZONS) for _ in range(SINGLE)), *(words(n, HORIZONS) for n in _tally_sizes(config)[SINGLE:]))
+    tally = Tally(
+        *(words(HORIZONS) for _ in range(SINGLE)), *(words(n, HORIZONS) for n in _tally_sizes(config)[SINGLE:])
+    )
     return Fields(
         clock=Clock(*(words() for _ in Clock._fields)),
         memory=Memory(*(words() for _ in Memory._fields)),

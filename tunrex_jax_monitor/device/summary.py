@@ -6,7 +6,7 @@ buffer read late, or by another version, cannot be taken for something else; wor
 
 import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,35 +23,38 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 NARROW = 2**16  # windows below it send two histogram counts in a word
 
 
+Leaf = Any  # a JAX array where it is made, a numpy array once it is unpacked
+
+
 class Summary(NamedTuple):
     """What an emission says; R rewards, T rows of the trace. Pairs of limbs are exact, pairs of floats unrounded."""
 
-    updates: Array  # uint32[]
-    interval: Array  # uint32[]: steps since the last emission
-    events_seen: Array  # uint32[R + 1]
-    window_size: Array  # uint32[]
-    run_counts: Array  # uint32[2, 6, R]: valid, nan, posinf, neginf, masked, outliers
-    interval_counts: Array  # uint32[2, R + 2]
-    run_moments: Array  # float32[10, R], as `moments.Moments`
-    interval_moments: Array  # float32[6, R + 2]: mean, mean_low, m2, m2_low, min, max
-    averages: Array  # float32[2, R + 1]: short, long
-    alert_counts: Array  # uint32[8, R + 1]
-    open_alerts: Array  # uint32[R + 1]
-    window: Array  # float32[8, R], as the first of `window.WindowStats`
-    order: Array  # float32[12, R]: order statistics below and above each of QUANTILES; its ends once
-    bin_exponent: Array  # int32[R]
-    bin_first: Array  # int32[R]
-    bin_counts: Array  # uint32[R, 32 or 64]
-    group_counts: Array  # uint32[2, 4, R + 1]: groups, scored, zero_std, incomplete
-    group_std: Array  # float32[2, R + 1]: sum of within-group std
-    group_means: Array  # float32[4]: of the total, mean, mean_low, m2, m2_low
-    share: Array  # float32[2, R]
-    solved: Array  # uint32[2, G + 1]
-    lengths: Array  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
-    products: Array  # float32[R, R]: co-moments, empty unless asked for
-    atoms: Array  # uint32[2, A, R]
-    events: Array  # uint32[16, 2, R + 1]: update, alert word
-    trace: Array  # uint32[L, 9, R + 2]
+    updates: Leaf  # uint32[]
+    interval: Leaf  # uint32[]: steps since the last emission
+    events_seen: Leaf  # uint32[R + 1]
+    window_size: Leaf  # uint32[]
+    run_counts: Leaf  # uint32[2, 6, R]: valid, nan, posinf, neginf, masked, outliers
+    interval_counts: Leaf  # uint32[2, R + 2]
+    run_moments: Leaf  # float32[10, R], as `moments.Moments`
+    interval_moments: Leaf  # float32[6, R + 2]: mean, mean_low, m2, m2_low, min, max
+    averages: Leaf  # float32[2, R + 1]: short, long
+    alert_counts: Leaf  # uint32[8, R + 1]
+    open_alerts: Leaf  # uint32[R + 1]
+    window: Leaf  # float32[8, R], as the first of `window.WindowStats`
+    order: Leaf  # float32[12, R]: order statistics below and above each of QUANTILES; its ends once
+    bin_exponent: Leaf  # int32[R]
+    bin_first: Leaf  # int32[R]
+    bin_counts: Leaf  # uint32[R, 32 or 64]
+    group_counts: Leaf  # uint32[2, 4, R + 1]: groups, scored, zero_std, incomplete
+    group_std: Leaf  # float32[2, R + 1]: sum of within-group std
+    group_means: Leaf  # float32[4]: of the total, mean, mean_low, m2, m2_low
+    share: Leaf  # float32[2, R]
+    solved: Leaf  # uint32[2, G + 1]
+    lengths: Leaf  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
+    products: Leaf  # float32[R, R]: co-moments, empty unless asked for
+    atoms: Leaf  # uint32[2, A, R]
+    events: Leaf  # uint32[16, 2, R + 1]: update, alert word
+    trace: Leaf  # uint32[L, 9, R + 2]
 
 
 def summarize(config: Config, state: MonitorState) -> Summary:
@@ -155,5 +158,3 @@ def _split(fields: tuple[tuple[str, tuple[int, ...], str], ...], words: np.ndarr
     parts = np.split(words, np.cumsum(sizes)[:-1])
     pairs = zip(parts, fields, strict=True)
     return Summary(*(part.view(dtype).reshape(shape) for part, (_, shape, dtype) in pairs))
-
-

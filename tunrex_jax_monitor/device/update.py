@@ -59,7 +59,9 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
     low, high = _add_tally(fields, step.tally)
     merged = sketch.merge(sketch_of(state), step.sketch)
     now = Fields(
-        clock=Clock(fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + alerts.changed(episodes)),
+        clock=Clock(
+            fields.clock.updates + 1, fields.clock.interval + 1, fields.clock.events + alerts.changed(episodes)
+        ),
         memory=episodes.memory,
         alerts=fields.alerts + episodes.began.astype(jnp.uint32),
         events=_write_event(fields, episodes),
@@ -162,7 +164,7 @@ def _reduce(config: Config, batch: Batch) -> _Step:
         "nan": nan,
         "posinf": posinf,
         "neginf": neginf,
-        "masked": np.uint32(x.shape[1]) - valid_count - nan - posinf - neginf,
+        "masked": np.uint32(batch.samples) - valid_count - nan - posinf - neginf,
         "atoms": jnp.stack([_sum(at) for at in atoms]) if atoms else jnp.zeros((0, *nan.shape), jnp.uint32),
     }
     count = valid_count.astype(jnp.float32)
@@ -181,7 +183,9 @@ def _reduce(config: Config, batch: Batch) -> _Step:
         group_counts = dict.fromkeys(groups.GroupCounts._fields, zero) | {"solved": none}
     else:
         group_counts = grouped.counts._asdict() | {"solved": grouped.solved}
-    return _Step(Tally(**counts, **group_counts, outliers=zero, joint=joint), count, full, bins, grouped, sums, products)
+    return _Step(
+        Tally(**counts, **group_counts, outliers=zero, joint=joint), count, full, bins, grouped, sums, products
+    )
 
 
 def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBatch | None, GroupSums]:
@@ -198,9 +202,7 @@ def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBat
         )
         sums = sums._replace(std=grouped.std, share=grouped.share)
     if batch.has_lengths:
-        covariance, variance_l, variance = groups.length_sums(
-            batch.raw, valid, config.group_size or batch.raw.shape[1]
-        )
+        covariance, variance_l, variance = groups.length_sums(batch.raw, valid, config.group_size or batch.raw.shape[1])
         sums = sums._replace(length_cov=covariance, length_var=variance_l, reward_var=variance)
     return grouped, sums
 

@@ -37,7 +37,9 @@ def init(rewards: int, size: int) -> Float[Array, "R W"]:
     return jnp.full((rewards, size), np.float32(np.nan))
 
 
-def push(window: Float[Array, "R W"], x: Float[Array, "R N"], present: Bool[Array, "R N"] | None) -> Float[Array, "R W"]:
+def push(
+    window: Float[Array, "R W"], x: Float[Array, "R N"], present: Bool[Array, "R N"] | None
+) -> Float[Array, "R W"]:
     """Append a batch; `x` is NaN where a sample is not finite, and `present` None means every sample is there."""
     size = window.shape[1]
     if present is not None:

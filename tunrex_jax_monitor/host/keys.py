@@ -168,7 +168,9 @@ def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     yield "completions/mean_length", _pair(s.interval_moments[0:2, row])
     yield "completions/min_length", float(s.interval_moments[4, row])
     yield "completions/max_length", float(s.interval_moments[5, row])
-    for i, key in enumerate((*(f"{name}/length_corr" for name in config.reward_names), "completions/reward_length_corr")):
+    for i, key in enumerate(
+        (*(f"{name}/length_corr" for name in config.reward_names), "completions/reward_length_corr")
+    ):
         covariance, variance_l, variance = (float(v) for v in s.lengths[:, i])
         yield key, _correlation(covariance, variance_l, variance)
 

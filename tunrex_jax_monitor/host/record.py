@@ -60,7 +60,9 @@ class Record:
 
     def to_json(self) -> str:
         """Return one line of strict JSON."""
-        return json.dumps({"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}, allow_nan=False, separators=(",", ":"))
+        return json.dumps(
+            {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}, allow_nan=False, separators=(",", ":")
+        )
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
@@ -68,7 +70,9 @@ class Record:
         fields = json.loads(line)
         schema = fields.pop("schema", None)
         if schema != SCHEMA_VERSION:
-            raise ValueError(f"schema: got {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it.")
+            raise ValueError(
+                f"schema: got {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it."
+            )
         fields["names"] = tuple(fields.get("names", ()))
         fields["histograms"] = {k: Histogram(**v) for k, v in fields["histograms"].items()}
         fields["alerts"] = tuple(AlertEvent(**a) for a in fields["alerts"])

@@ -2,13 +2,14 @@
 
 import functools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jaxtyping import Array, UInt
 
-from tunrex_jax_monitor.device.state import MonitorState
+from tunrex_jax_monitor.device.state import MonitorState, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import keys, quantiles
 from tunrex_jax_monitor.host.quantiles import RunSketch
@@ -18,13 +19,27 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.accumulator import RewardAccumulator
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n"], MonitorState]:
-    """Return the packed summary and the state with a fresh interval.
+    """Enqueue the packed summary; return it and the state with a fresh interval.
 
-    The state is not donated: large leaves pass through without a copy, and a caller who keeps the old state still has it.
+    The state is not donated, so a caller who keeps the old one still has it. Only its first leaf is made anew: a jitted
+    function copies each leaf that it hands through.
     """
-    return acc.pack(state), acc.reset_interval(state)
+    words, fields = _emit(acc, state)
+    return words, state._replace(fields=fields)
+
+
+def prepare_emit(acc: "RewardAccumulator", state: MonitorState) -> Callable[[], object]:
+    """Trace `emit`, and return what compiles it: call that on any thread, and the next `emit` finds it compiled.
+
+    Tracing depends on the caller's JAX settings and is Python; compiling is the longer part and runs beside it.
+    """
+    return _emit.lower(acc, state).compile
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n"], UInt[Array, "F rows"]]:
+    return acc.pack(state), acc.reset_interval(state).fields
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -40,14 +55,17 @@ def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | N
     return to_record(acc, Summary(*(np.asarray(v) for v in source)), step, time.time())
 
 
-def to_record(acc: "RewardAccumulator", summary: Summary, step: int | None, emitted: float) -> Record:
+def to_record(
+    acc: "RewardAccumulator", summary: Summary, step: int | None, emitted: float, *, dropped: int = 0
+) -> Record:
     """Build the record of a summary; its step is that of the last update, counted from 0, unless given."""
-    return keys.build(acc, summary, int(summary.updates) - 1 if step is None else step, emitted)
+    step = int(summary.updates) - 1 if step is None else step
+    return keys.build(acc, summary, step, emitted, dropped=dropped)
 
 
 def with_run(acc: "RewardAccumulator", record: Record, summary: Summary, state: MonitorState) -> Record:
     """Add run quantiles and histograms to a record; copies the sketch, about 33 kB per reward."""
-    sketch = RunSketch(*(np.asarray(leaf) for leaf in state[3:]), atoms=summary.atoms)
+    sketch = RunSketch(*(np.asarray(leaf) for leaf in sketch_of(state)), atoms=summary.atoms)
     record.scalars.update(quantiles.run_scalars(acc, sketch))
     record.histograms.update(quantiles.run_histograms(acc, sketch))
     return record
