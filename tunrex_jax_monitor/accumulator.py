@@ -120,7 +120,7 @@ class RewardAccumulator(Config):
 
     @property
     def update_jit(self) -> Callable[..., MonitorState]:
-        """`update` as a jitted function of its own that donates the state, for rewards computed outside a jitted step."""
+        """`update` as a jitted function of its own that donates the state: for rewards that come from the host."""
         return partial(_update_jit, self)
 
     def update_and_emit(
@@ -153,7 +153,8 @@ class RewardAccumulator(Config):
             return self.reset_interval(state)
 
         due = state_lib.unpack(self, state).clock.interval[0] >= np.uint32(self.log_frequency)
-        return jax.lax.cond(due, emit, lambda state: state, state)
+        after: MonitorState = jax.lax.cond(due, emit, lambda state: state, state)
+        return after
 
     def scan_chunk(
         self, step: Callable[[Any, Any], tuple[Any, Mapping[str, ArrayLike]]]
@@ -201,7 +202,7 @@ def _update_jit(
 def _warn_if_cut(samples: int, window: int) -> None:
     if samples > window:
         message = (
-            f"A step of {samples} samples does not fit the window of {window}: window statistics keep its last {window}. "
-            f"Use init(batch_size={samples}) or window_size={samples} to cover a whole step."
+            f"A step of {samples} samples does not fit the window of {window}: window statistics keep its last "
+            f"{window}. Use init(batch_size={samples}) or window_size={samples} to cover a whole step."
         )
         warnings.warn(message, stacklevel=4)

@@ -12,7 +12,8 @@ from tunrex_jax_monitor.device.alerts import TYPES, Alert
 _spec = importlib.util.spec_from_file_location(
     "alerts_benchmark", Path(__file__).parents[2] / "benchmarks" / "alerts.py"
 )
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 bench = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(bench)
 
@@ -100,7 +101,8 @@ def test_an_episode_is_counted_once_and_again_after_it_has_ended() -> None:
     nonfinite = began[0, :, _index(Alert.NONFINITE)]
     assert list(np.flatnonzero(nonfinite)) == [20, 90]
     open_steps = np.flatnonzero(active[0, :, _index(Alert.NONFINITE)])
-    assert set(range(20, 45)) <= set(open_steps) and 60 not in open_steps
+    assert set(range(20, 45)) <= set(open_steps)
+    assert 60 not in open_steps
 
 
 def test_steps_without_samples_change_no_episode() -> None:

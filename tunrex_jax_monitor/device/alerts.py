@@ -84,9 +84,9 @@ class Rule(NamedTuple):
 def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
     """Return (low, high): a sample strictly outside is an outlier; infinite until the window is warm."""
     mean = stats.mean + stats.mean_low
-    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1.0))
+    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
     width = np.float32(config.std_threshold) * jnp.maximum(std, np.float32(SCALE_FLOOR) * jnp.abs(mean))
-    width = jnp.where(stats.count >= config.min_samples, width, np.float32(np.inf))
+    width = jnp.where(stats.samples >= config.min_samples, width, np.float32(np.inf))
     return mean - width, mean + width
 
 
@@ -103,7 +103,7 @@ def count_rare_outliers(
     frequent = count_to_float(run.low, run.high) >= np.float32(FREQUENT) * samples[:, None]
     run_least, run_greatest = bin_extremes(run)
     spread = run_greatest - run_least
-    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.count, 1.0))
+    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
     atom = (samples[:, None] > 0) & frequent & (spread <= 0.5 * std[:, None])
     return jnp.sum(jnp.where(outside & ~atom, batch.low.astype(jnp.float32), 0.0), axis=1)
 
@@ -161,16 +161,19 @@ def _ema_noise(config: Config) -> float:
 
 def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule, Rule]:
     """Return FLATLINE, NEGATIVE and SATURATION."""
-    share = lambda count: count / jnp.maximum(e.stats.count, 1.0)  # noqa: E731
-    zeros, negatives, at_high = share(e.stats.zeros), share(e.stats.negatives), share(e.stats.at_max)
-    enough = e.stats.count >= config.min_samples
+    n = jnp.maximum(e.stats.samples, 1.0)
+    zeros, negatives, at_high = e.stats.zeros / n, e.stats.negatives / n, e.stats.at_max / n
+    enough = e.stats.samples >= config.min_samples
     if config.detect == "literal":
         flat = enough & (zeros > np.float32(config.zero_threshold))
         negative = enough & (negatives > np.float32(config.negative_threshold))
         never = jnp.zeros_like(flat)
         return Rule(flat, flat), Rule(negative, negative), Rule(never, never)
-    enough = e.stats.count >= max(config.min_samples, config.window_size // 4)
-    above = lambda v, limit: (enough & (v > np.float32(limit)), v > np.float32(0.95 * limit))  # noqa: E731
+    enough = e.stats.samples >= max(config.min_samples, config.window_size // 4)
+
+    def above(share: Array, limit: float) -> Rule:
+        return Rule(enough & (share > np.float32(limit)), share > np.float32(0.95 * limit))
+
     declared_negative = np.array([high is not None and high <= 0 for _, high in config.bounds])
     dead, still_dead = above(zeros, config.zero_threshold)
     negative, still_negative = above(negatives, config.negative_threshold)
@@ -209,14 +212,17 @@ def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) ->
     drop, spike = _drop_and_spike(averages, config, rewards)
     flat, negative, stuck = _window_rules(e, armed, config)
     rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
-    collapsed, still_collapsed = _group_collapse(averages, config)
-    on_total = jnp.arange(rows - rewards) == 0
-    widen = lambda v, total: jnp.stack([*(jnp.concatenate([r, jnp.zeros(rows - rewards, bool)]) for r in v), total])  # noqa: E731
-    nobody = jnp.zeros(rewards, bool)
+    collapse = _group_collapse(averages, config)
     return Rule(
-        widen([r.enter for r in rules], jnp.concatenate([nobody, on_total & collapsed])),
-        widen([r.stay for r in rules], jnp.concatenate([nobody, on_total & still_collapsed])),
+        *(_widen([getattr(rule, part) for rule in rules], getattr(collapse, part), rows) for part in Rule._fields)
     )
+
+
+def _widen(of_rewards: list[Array], of_total: Array, rows: int) -> Bool[Array, "8 rows"]:
+    """Give the rules of the rewards False in the extra rows, and the rule of the total False everywhere else."""
+    rewards = of_rewards[0].shape[0]
+    padded = [jnp.concatenate([v, jnp.zeros(rows - rewards, bool)]) for v in of_rewards]
+    return jnp.stack([*padded, (jnp.arange(rows) == rewards) & of_total])
 
 
 class Step(NamedTuple):

@@ -26,7 +26,7 @@ def count_to_float(low: UInt[Array, "*#s"], high: UInt[Array, "*#s"]) -> Float[A
 
 
 def two_sum(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> tuple[Float[Array, "*#s"], Float[Array, "*#s"]]:
-    """Return the rounded sum and its exact rounding error (Knuth). Additions only, so FMA contraction cannot break it."""
+    """Return the rounded sum and its exact rounding error (Knuth); no product, so FMA contraction cannot break it."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)

@@ -6,7 +6,7 @@ Everything that fixes a shape or a constant of the compiled program is here, so 
 import dataclasses
 import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward_fn", "rewards"})
@@ -145,7 +145,7 @@ class Config:
         if self.detect not in ("guarded", "literal"):
             raise invalid("detect", self.detect, "'guarded' or 'literal'", "'guarded' is the default.")
         inside = "strictly between 0 and 1"
-        limits = {
+        limits: dict[str, tuple[Callable[[float], bool], str]] = {
             "std_threshold": (lambda v: v > 0, "above 0"),
             "drop_threshold": (lambda v: 0 <= v < 1, "in [0, 1)"),
             "spike_threshold": (lambda v: v > 1, "above 1"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from tunrex_jax_monitor.device.bits import two_float_add
+from tunrex_jax_monitor.device.moments import choose
 
 
 class CoMoments(NamedTuple):
@@ -20,8 +21,8 @@ class CoMoments(NamedTuple):
 
 def init(rewards: int) -> CoMoments:
     """Return the co-moments of no data."""
-    zeros = lambda *shape: jnp.zeros(shape, jnp.float32)  # noqa: E731
-    return CoMoments(zeros(rewards), zeros(rewards), zeros(rewards, rewards), zeros(rewards, rewards))
+    means = [jnp.zeros(rewards, jnp.float32) for _ in range(2)]
+    return CoMoments(*means, *(jnp.zeros((rewards, rewards), jnp.float32) for _ in range(2)))
 
 
 def from_batch(x: Float[Array, "R N"], joint: Bool[Array, " N"], count: Float[Array, ""]) -> CoMoments:
@@ -43,5 +44,4 @@ def merge(a: CoMoments, b: CoMoments, count_a: Float[Array, ""], count_b: Float[
     products = two_float_add(*products, b.products_low)
     products = two_float_add(*products, d[:, None] * d[None, :] * (count_a * scale * count_b))
     merged = CoMoments(*mean, *products)
-    pick = lambda va, vb, v: jnp.where(count_b == 0, va, jnp.where(count_a == 0, vb, v))  # noqa: E731
-    return CoMoments(*(pick(va, vb, v) for va, vb, v in zip(a, b, merged, strict=True)))
+    return CoMoments(*(choose(count_a, count_b, *v) for v in zip(a, b, merged, strict=True)))

@@ -57,7 +57,7 @@ def init_sums(shape: tuple[int, ...]) -> GroupSums:
 
 def add_sums(a: GroupSums, b: GroupSums) -> GroupSums:
     """Add two-float sums pair by pair; shapes broadcast."""
-    out = []
+    out: list[Array] = []
     for i in range(0, len(a), 2):
         high, low = two_float_add(a[i], a[i + 1], b[i])
         out += two_float_add(high, low, b[i + 1])
@@ -144,8 +144,7 @@ def length_sums(
     n = jnp.sum(both.astype(jnp.float32), axis=0)
     _, d, offset = _deviations(x, both, n)
     _, dl, offset_l = _deviations(jnp.broadcast_to(x[:, -1:], x.shape), both, n)
-    total = lambda v: jnp.sum(v, axis=1)  # noqa: E731
     covariance = jnp.sum(d * dl, axis=0) - n * offset * offset_l
     variance_l = jnp.sum(dl * dl, axis=0) - n * offset_l * offset_l
     variance = jnp.sum(d * d, axis=0) - n * offset * offset
-    return total(covariance), total(variance_l), total(variance)
+    return jnp.sum(covariance, axis=1), jnp.sum(variance_l, axis=1), jnp.sum(variance, axis=1)

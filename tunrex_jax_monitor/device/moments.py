@@ -34,8 +34,8 @@ class Moments(NamedTuple):
 
 def init(shape: tuple[int, ...]) -> Moments:
     """Return the moments of no data: the identity of `merge`."""
-    zeros = [jnp.zeros(shape, jnp.float32) for _ in range(8)]
-    return Moments(*zeros, jnp.full(shape, np.float32(np.inf)), jnp.full(shape, np.float32(-np.inf)))
+    values = [0.0] * 8 + [np.inf, -np.inf]
+    return Moments(*(jnp.full(shape, np.float32(value)) for value in values))
 
 
 def from_batch(x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], count: Float[Array, " rows"]) -> Moments:
@@ -83,7 +83,7 @@ def merge(a: Moments, b: Moments, count_a: Float[Array, "*#s"], count_b: Float[A
     m4 = _add3(a.m4, a.m4_low, b.m4, b.m4_low, step4)
     merged = Moments(*mean, *m2, *m3, *m4, jnp.minimum(a.min, b.min), jnp.maximum(a.max, b.max))
     # An empty side must be the exact identity: a pair folded through `d` would lose the low word of the first mean.
-    return Moments(*(_choose(count_a, count_b, va, vb, v) for va, vb, v in zip(a, b, merged, strict=True)))
+    return Moments(*(choose(count_a, count_b, *v) for v in zip(a, b, merged, strict=True)))
 
 
 def _add3(high: Array, low: Array, high_b: Array, low_b: Array, step: Array) -> tuple[Array, Array]:
@@ -92,5 +92,6 @@ def _add3(high: Array, low: Array, high_b: Array, low_b: Array, step: Array) -> 
     return two_float_add(high, low, step)
 
 
-def _choose(count_a: Array, count_b: Array, a: Array, b: Array, merged: Array) -> Array:
+def choose(count_a: Float[Array, "*#s"], count_b: Float[Array, "*#s"], a: Array, b: Array, merged: Array) -> Array:
+    """Return `merged`, or the other side where one has no sample."""
     return jnp.where(count_b == 0, a, jnp.where(count_a == 0, b, merged))

@@ -23,7 +23,11 @@ def reduce_rows(sums: Arrays = (), mins: Arrays = (), maxs: Arrays = ()) -> Arra
     def together(*arrays: Array) -> Arrays:
         neutral = [0.0] * len(sums) + [np.inf] * len(mins) + [-np.inf] * len(maxs)
         join = [jnp.add] * len(sums) + [jnp.minimum] * len(mins) + [jnp.maximum] * len(maxs)
-        combine = lambda a, b: tuple(f(x, y) for f, x, y in zip(join, a, b, strict=True))  # noqa: E731
+
+        def combine(a: Arrays, b: Arrays) -> Arrays:
+            return tuple(f(x, y) for f, x, y in zip(join, a, b, strict=True))
+
         return tuple(jax.lax.reduce(arrays, tuple(np.float32(v) for v in neutral), combine, (arrays[0].ndim - 1,)))
 
-    return jax.lax.platform_dependent(*sums, *mins, *maxs, cpu=separately, default=together)
+    reduced: Arrays = jax.lax.platform_dependent(*sums, *mins, *maxs, cpu=separately, default=together)
+    return reduced

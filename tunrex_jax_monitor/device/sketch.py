@@ -1,7 +1,7 @@
 """Run quantiles: a log-binned sketch with integer arithmetic only.
 
-K = 1023 bins per sign and one for zero, 38 to the octave, for 1.22e-4 <= |x| <= 1.5e4; beyond, values go to the end bin.
-Each bin keeps its count and the least and greatest value that fell in it, so a quantile is within 2 % of an order
+K = 1023 bins per sign and one for zero, 38 to the octave, for 1.22e-4 <= |x| <= 1.5e4; what is beyond goes to the end
+bin. Each bin keeps its count and the least and greatest value that fell in it, so a quantile is within 2 % of an order
 statistic for any data (bins are 1.98 % wide), exact where an atom is alone in its bin, and exact at both ends.
 Counts add and extremes take the maximum: any order, sharding or merge tree gives the same bits.
 
@@ -35,8 +35,7 @@ class Sketch(NamedTuple):
 
 def init(rewards: int) -> Sketch:
     """Return the empty sketch: the identity of `merge`."""
-    zeros = lambda *shape: jnp.zeros(shape, jnp.uint32)  # noqa: E731
-    return Sketch(*(zeros(rewards, BINS) for _ in Sketch._fields))
+    return Sketch(*(jnp.zeros((rewards, BINS), jnp.uint32) for _ in Sketch._fields))
 
 
 def bin_index(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
@@ -64,7 +63,10 @@ def from_batch(x: Float[Array, "R N"], counted: Bool[Array, "R N"], center: Floa
     plane = rewards * BINS
     row = jnp.arange(rewards, dtype=jnp.int32)[:, None] * np.int32(BINS)
     index = bin_index(x - jnp.asarray(center)[:, None]) + row
-    place = lambda p, end: jnp.where(counted, index + np.int32(p * plane), np.int32(end * plane)).reshape(-1)  # noqa: E731
+
+    def place(p: int, end: int) -> Array:  # in plane p; beyond `end` planes, where it is dropped, if not counted
+        return jnp.where(counted, index + np.int32(p * plane), np.int32(end * plane)).reshape(-1)
+
     key = order_key(x).reshape(-1)
     # Scatter onto fresh constants: into the carried arrays a TPU would copy and serialise (estimate 1463 us, not 3).
     # Equal shapes, so that a GPU fills both in one kernel; the counts need one plane of the two.

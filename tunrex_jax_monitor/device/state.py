@@ -47,7 +47,7 @@ class TraceRow(NamedTuple):
     std: Array
     min: Array
     max: Array
-    count: Array  # uint32
+    samples: Array  # uint32
     ema_short: Array
     ema_long: Array
     zero_share: Array
@@ -118,18 +118,22 @@ def init(config: Config, window_size: int) -> MonitorState:
 
 
 def _init_fields(config: Config, rows: int) -> Fields:
-    words = lambda *shape: jnp.zeros((*shape, rows), jnp.uint32)  # noqa: E731
+
+    def words(*shape: int) -> Array:
+        return jnp.zeros((*shape, rows), jnp.uint32)
+
+    def tally() -> Tally:
+        sizes = _tally_sizes(config)
+        return Tally(*(words(HORIZONS) for _ in sizes[:SINGLE]), *(words(n, HORIZONS) for n in sizes[SINGLE:]))
+
     shape = (HORIZONS, rows)
-    tally = Tally(
-        *(words(HORIZONS) for _ in range(SINGLE)), *(words(n, HORIZONS) for n in _tally_sizes(config)[SINGLE:])
-    )
     return Fields(
         clock=Clock(*(words() for _ in Clock._fields)),
         memory=Memory(*(words() for _ in Memory._fields)),
         alerts=words(len(TYPES)),
         events=words(EVENTS, 2),
-        low=tally,
-        high=tally,
+        low=tally(),
+        high=tally(),
         moments=moments.init(shape),
         group_means=moments.init(shape),
         group_sums=groups.init_sums(shape),
@@ -141,7 +145,6 @@ def _init_fields(config: Config, rows: int) -> Fields:
 def unpack(config: Config, state: MonitorState) -> Fields:
     """Name what is in the first leaf."""
     take = _Reader(state.fields)
-    second = lambda: Moments(*take.floats(4, HORIZONS), *moments.init((HORIZONS, batch.rows(config)))[4:])  # noqa: E731
     return Fields(
         clock=Clock(*take.words(3)),
         memory=Memory(*take.words(2)),
@@ -150,7 +153,7 @@ def unpack(config: Config, state: MonitorState) -> Fields:
         low=_unpack_tally(config, take),
         high=_unpack_tally(config, take),
         moments=Moments(*take.floats(len(Moments._fields), HORIZONS)),
-        group_means=second(),
+        group_means=_second_order(take.floats(4, HORIZONS)),
         group_sums=GroupSums(*take.floats(len(GroupSums._fields), HORIZONS)),
         averages=Averages(*(Ema(*take.floats(3)) for _ in Averages._fields)),
         products=_unpack_products(config, take) if config.correlations else None,
@@ -188,6 +191,11 @@ class _Reader:
         return to_floats(self.words(*shape))
 
 
+def _second_order(sums: Array) -> Moments:
+    """Return moments of which only mean and m2 are kept."""
+    return moments.init(sums.shape[1:])._replace(mean=sums[0], mean_low=sums[1], m2=sums[2], m2_low=sums[3])
+
+
 def _unpack_tally(config: Config, take: _Reader) -> Tally:
     sizes = _tally_sizes(config)
     return Tally(*(take.words(HORIZONS) for _ in sizes[:SINGLE]), *(take.words(n, HORIZONS) for n in sizes[SINGLE:]))
@@ -201,8 +209,9 @@ def _unpack_products(config: Config, take: _Reader) -> CoMoments:
 
 def _join(fields: Fields) -> Array:
     rows = fields.alerts.shape[1]
-    fields = fields._replace(group_means=fields.group_means[:4])
-    parts = jax.tree.leaves(fields._replace(products=None))
-    if fields.products is not None:
-        parts += [jnp.pad(v, ((0, 0),) * (v.ndim - 1) + ((0, rows - v.shape[-1]),)) for v in fields.products]
+    means, products = fields.group_means[:4], fields.products
+    before, after = fields[: Fields._fields.index("group_means")], (fields.group_sums, fields.averages)
+    parts = jax.tree.leaves((before, means, after))
+    if products is not None:
+        parts += [jnp.pad(v, ((0, 0),) * (v.ndim - 1) + ((0, rows - v.shape[-1]),)) for v in products]
     return jnp.concatenate([to_words(v).reshape(-1, rows) for v in parts])

@@ -16,7 +16,7 @@ from jaxtyping import Array, UInt
 from tunrex_jax_monitor.device import ema, histogram, window
 from tunrex_jax_monitor.device.bits import to_words
 from tunrex_jax_monitor.device.config import Config
-from tunrex_jax_monitor.device.state import INTERVAL, RUN, MonitorState, init, unpack
+from tunrex_jax_monitor.device.state import INTERVAL, RUN, Fields, MonitorState, init, unpack
 from tunrex_jax_monitor.device.update import window_stats
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -61,11 +61,9 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     """Reduce a state to what travels."""
     f, r = unpack(config, state), config.rewards
     stats = window_stats(config, state, f, shift=window.mean(state.window))
-    lower, upper = window.order_statistics(state.window, stats.count, QUANTILES)
+    lower, upper = window.order_statistics(state.window, stats.samples, QUANTILES)
     bins = histogram.compute(state.window, ~jnp.isnan(state.window))
     limbs = (f.low, f.high)
-    run = lambda field: jnp.stack([getattr(limb, field)[RUN, :r] for limb in limbs])  # noqa: E731
-    group = lambda field: jnp.stack([getattr(limb, field)[INTERVAL, : r + 1] for limb in limbs])  # noqa: E731
     judged = r if config.correct_reward is None else config.reward_names.index(config.correct_reward)
     interval = [getattr(f.moments, n)[INTERVAL] for n in ("mean", "mean_low", "m2", "m2_low", "min", "max")]
     sums = f.group_sums
@@ -74,7 +72,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         interval=f.clock.interval[0],
         events_seen=f.clock.events[: r + 1],
         window_size=jnp.uint32(state.window.shape[1]),
-        run_counts=jnp.stack([run(n) for n in ("valid", "nan", "posinf", "neginf", "masked", "outliers")], axis=1),
+        run_counts=_limbs(f, ("valid", "nan", "posinf", "neginf", "masked", "outliers"), RUN, r),
         interval_counts=jnp.stack([limb.valid[INTERVAL] for limb in limbs]),
         run_moments=jnp.stack([v[RUN, :r] for v in f.moments]),
         interval_moments=jnp.stack(interval),
@@ -82,11 +80,11 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         alert_counts=f.alerts[:, : r + 1],
         open_alerts=f.memory.flags[: r + 1] & 0xFF,
         window=jnp.stack(stats[:8]),
-        order=jnp.concatenate([lower[:1], *zip_rows(lower[1:-1], upper[1:-1]), lower[-1:]]),
+        order=jnp.concatenate([lower[:1], *_zip_rows(lower[1:-1], upper[1:-1]), lower[-1:]]),
         bin_exponent=bins.exponent,
         bin_first=bins.first,
         bin_counts=_narrow(bins.counts, state.window.shape[1]),
-        group_counts=jnp.stack([group(n) for n in ("groups", "scored", "zero_std", "incomplete")], axis=1),
+        group_counts=_limbs(f, ("groups", "scored", "zero_std", "incomplete"), INTERVAL, r + 1),
         group_std=jnp.stack([sums.std[INTERVAL, : r + 1], sums.std_low[INTERVAL, : r + 1]]),
         group_means=jnp.stack([v[INTERVAL, r] for v in f.group_means[:4]]),
         share=jnp.stack([sums.share[INTERVAL, :r], sums.share_low[INTERVAL, :r]]),
@@ -99,7 +97,14 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     )
 
 
-def zip_rows(a: Array, b: Array) -> list[Array]:
+def _limbs(fields: Fields, names: tuple[str, ...], horizon: int, rows: int) -> Array:
+    """Return uint32[2, len(names), rows]: the counters of that name, low and high limb."""
+    return jnp.stack(
+        [jnp.stack([getattr(limb, n)[horizon, :rows] for n in names]) for limb in (fields.low, fields.high)]
+    )
+
+
+def _zip_rows(a: Array, b: Array) -> list[Array]:
     """Return the rows of `a` and `b` in turn."""
     return [row for pair in zip(a, b, strict=True) for row in (pair[0][None], pair[1][None])]
 

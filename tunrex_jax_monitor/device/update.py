@@ -1,7 +1,8 @@
 """The update: one step's rewards folded into the state, and one state folded into another.
 
 `update(s, x)` equals `merge(s, update(init, x))` in every field that has no order: counters, moments, sketch, group
-sums. The averages, the window, the trace and the alert rules see steps in order; for them `merge(a, b)` means "a, then b".
+sums. The averages, the window, the trace and the alert rules see steps in order; for them `merge(a, b)` means "a, then
+b".
 """
 
 from typing import Any, NamedTuple
@@ -39,7 +40,7 @@ class _Step(NamedTuple):
     """One batch, reduced."""
 
     tally: Tally  # uint32[rows], [G + 1, rows], [A, rows]
-    count: Array  # float32[rows]
+    samples: Array  # float32[rows]
     moments: Moments  # float32[rows]
     sketch: Sketch
     groups: GroupBatch | None
@@ -67,7 +68,7 @@ def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
         events=_write_event(fields, episodes),
         low=low,
         high=high,
-        moments=moments.merge(fields.moments, _both(step.moments), _valid(fields), step.count[None]),
+        moments=moments.merge(fields.moments, _both(step.moments), _valid(fields), step.samples[None]),
         group_means=fields.group_means if step.groups is None else _merge_group_means(fields, step.groups),
         group_sums=groups.add_sums(fields.group_sums, _both(step.sums)),
         averages=averages,
@@ -117,8 +118,13 @@ def reset_interval(config: Config, state: MonitorState) -> MonitorState:
     """Forget the interval: its counters, moments, group sums and trace position. The run goes on."""
     fields = unpack(config, state)
     empty = Moments(*(v[INTERVAL] for v in moments.init(fields.moments.mean.shape)))
-    clear = lambda v: v.at[..., INTERVAL, :].set(jnp.zeros((), v.dtype))  # noqa: E731
-    refill = lambda m: Moments(*(v.at[INTERVAL].set(e) for v, e in zip(m, empty, strict=True)))  # noqa: E731
+
+    def clear(v: Array) -> Array:
+        return v.at[..., INTERVAL, :].set(jnp.zeros((), v.dtype))
+
+    def refill(m: Moments) -> Moments:
+        return Moments(*(v.at[INTERVAL].set(e) for v, e in zip(m, empty, strict=True)))
+
     return pack(
         state,
         fields._replace(
@@ -245,23 +251,23 @@ def _judge(
     nonfinite = (step.tally.nan + step.tally.posinf + step.tally.neginf) > 0
     evidence = Evidence(
         stats=stats,
-        varied=declared | (low < high),
+        varied=jnp.asarray(declared) | (low < high),
         samples=_valid(fields)[RUN, :r],
         outliers=count_to_float(fields.low.outliers, fields.high.outliers)[RUN, :r],
-        batch_samples=step.count[:r],
+        batch_samples=step.samples[:r],
         batch_outliers=outliers[:r],
         any_outlier=jnp.any(outside, axis=1),
         nonfinite=nonfinite[:r],
     )
     rule = alerts.evaluate(evidence, fields.averages, fields.memory, config)
-    zeros = stats.zeros / jnp.maximum(stats.count, 1.0)
-    ready = stats.count >= 0.9 * config.window_size  # a short window of a rare reward can miss its zeros by chance
+    zeros = stats.zeros / jnp.maximum(stats.samples, 1.0)
+    ready = stats.samples >= 0.9 * config.window_size  # a short window of a rare reward can miss its zeros by chance
     rearm = jnp.concatenate([ready & (zeros < np.float32(0.95 * config.zero_threshold)), jnp.zeros(2, bool)])
-    return alerts.advance(fields.memory, rule, (step.count > 0) | nonfinite, rearm, config)
+    return alerts.advance(fields.memory, rule, (step.samples > 0) | nonfinite, rearm, config)
 
 
 def _advance_averages(config: Config, averages: Averages, step: _Step, outliers: Array) -> Averages:
-    mean, has_data = step.moments.mean, step.count > 0
+    mean, has_data = step.moments.mean, step.samples > 0
     short, long = config.ema_alpha_short, config.ema_alpha_long
     deviation = mean - ema.value(averages.long)
     zero_share = jnp.full_like(mean, np.float32(np.nan)) if step.groups is None else step.groups.zero_share
@@ -270,7 +276,7 @@ def _advance_averages(config: Config, averages: Averages, step: _Step, outliers:
         long=ema.update(averages.long, mean, has_data, long),
         noise=ema.update(averages.noise, deviation * deviation, has_data & (averages.long.weight > 0), long),
         outliers=ema.update(averages.outliers, outliers, has_data, short),
-        samples=ema.update(averages.samples, step.count, has_data, short),
+        samples=ema.update(averages.samples, step.samples, has_data, short),
         zero_share=ema.update(averages.zero_share, zero_share, ~jnp.isnan(zero_share), short),
     )
 
@@ -331,14 +337,14 @@ def _write_trace(
     config: Config, trace: Array, clock: Clock, step: _Step, averages: Averages, episodes: alerts.Step
 ) -> Array:
     nan = np.float32(np.nan)
-    some = step.count > 0
-    std = jnp.sqrt(step.moments.m2 / jnp.maximum(step.count, 1.0))
+    some = step.samples > 0
+    std = jnp.sqrt(step.moments.m2 / jnp.maximum(step.samples, 1.0))
     row = TraceRow(
         mean=jnp.where(some, step.moments.mean, nan),
         std=jnp.where(some, std, nan),
         min=jnp.where(some, step.moments.min, nan),
         max=jnp.where(some, step.moments.max, nan),
-        count=step.tally.valid,
+        samples=step.tally.valid,
         ema_short=ema.value(averages.short),
         ema_long=ema.value(averages.long),
         zero_share=jnp.full_like(std, nan) if step.groups is None else step.groups.zero_share,

@@ -21,7 +21,7 @@ from tunrex_jax_monitor.device.reduce import reduce_rows
 class WindowStats(NamedTuple):
     """Statistics of the samples in a window; counts are float32 and exact (W < 2^24)."""
 
-    count: Array  # float32[R]
+    samples: Array  # float32[R]
     mean: Array  # float32[R]
     mean_low: Array
     m2: Array  # sum of squared deviations
@@ -59,8 +59,9 @@ def _compact(window: Array, x: Array, present: Array) -> Array:
     values = jnp.concatenate([window, x], axis=1)
     keep = jnp.concatenate([jnp.ones(window.shape, bool), present], axis=1)
     size = window.shape[1]
-    compact = partial(jax.lax.platform_dependent, values, keep)
-    return compact(cpu=partial(_compact_by_scatter, size=size), default=partial(_compact_by_sort, size=size))
+    scatter, sort = (partial(how, size=size) for how in (_compact_by_scatter, _compact_by_sort))
+    compacted: Array = jax.lax.platform_dependent(values, keep, cpu=scatter, default=sort)
+    return compacted
 
 
 def _compact_by_scatter(values: Array, keep: Array, *, size: int) -> Array:
@@ -123,16 +124,19 @@ def order_statistics(
 ) -> tuple[Float[Array, "Q R"], Float[Array, "Q R"]]:
     """Return, for each quantile q, the order statistics floor(q (n - 1)) and the next one; NaN when empty.
 
-    The host interpolates between the two in float64, as numpy's `linear` does. Keys are sorted as integers: 3 to 5 times
-    faster than floats on CPU, and the radix path on GPU.
+    The host interpolates between the two in float64, as numpy's `linear` does. Keys are sorted as integers: 3 to 5
+    times faster than floats on CPU, and the radix path on GPU.
     """
     keys = jnp.where(jnp.isnan(window), np.uint32(2**32 - 1), order_key(window))  # empty places go last
     keys = jax.lax.sort(keys, dimension=1)
     last = jnp.maximum(count.astype(jnp.int32) - 1, 0)
     lower = jnp.stack([_rank(q, last) for q in quantiles])
     upper = jnp.minimum(lower + 1, last[None])
-    pick = lambda index: jnp.take_along_axis(keys[None], index[:, :, None], axis=2)[:, :, 0]  # noqa: E731
-    value = lambda index: jnp.where(count[None] > 0, from_order_key(pick(index)), np.float32(np.nan))  # noqa: E731
+
+    def value(index: Array) -> Array:
+        key = jnp.take_along_axis(keys[None], index[:, :, None], axis=2)[:, :, 0]
+        return jnp.where(count[None] > 0, from_order_key(key), np.float32(np.nan))
+
     return value(lower), value(upper)
 
 

@@ -214,7 +214,7 @@ def _trace(s: Summary) -> Iterator[tuple[int, TraceRow]]:
     for back in range(min(length, interval) - 1, -1, -1):
         words = s.trace[(interval - 1 - back) % length]
         floats = words.view(np.float32)
-        row = [words[k] if field in ("count", "alerts") else floats[k] for k, field in enumerate(TraceRow._fields)]
+        row = [words[k] if field in ("samples", "alerts") else floats[k] for k, field in enumerate(TraceRow._fields)]
         yield last - back, TraceRow(*row)
 
 
@@ -225,7 +225,7 @@ def _series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
     for i, name in enumerate((*config.reward_names, TOTAL)):
         for field in ("mean", "std", "min", "max", "ema_short", "ema_long"):
             series[f"{name}/{field}"] = [_or_none(getattr(row, field)[i]) for _, row in rows]
-        series[f"{name}/count"] = [int(row.count[i]) for _, row in rows]
+        series[f"{name}/count"] = [int(row.samples[i]) for _, row in rows]
         if config.group_size is not None:
             series[f"{name}/frac_zero_std"] = [_or_none(row.zero_share[i]) for _, row in rows]
         series[f"{name}/alerts"] = [int(row.alerts[i] & 0xFF) for _, row in rows]

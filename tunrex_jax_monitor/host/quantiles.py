@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 class Points(NamedTuple):
     """A reward's filled bins in increasing order: `count` samples spread evenly from `low` to `high`."""
 
-    count: list[int]
+    counts: list[int]
     low: list[float]
     high: list[float]
 
@@ -46,7 +47,7 @@ def run_scalars(config: Config, sketch: RunSketch) -> Iterator[tuple[str, float]
     """Yield `<name>/run/p01` ... `p99` of every reward that has samples."""
     for i, name in enumerate(config.reward_names):
         points = sketch.points(config, i)
-        if points.count:
+        if points.counts:
             yield from ((f"{name}/run/p{p:02d}", percentile(points, p)) for p in PERCENTILES)
 
 
@@ -54,13 +55,13 @@ def run_histograms(config: Config, sketch: RunSketch) -> Iterator[tuple[str, His
     """Yield `<name>/run/histogram` of every reward that has samples."""
     for i, name in enumerate(config.reward_names):
         points = sketch.points(config, i)
-        if points.count:
+        if points.counts:
             yield f"{name}/run/histogram", histogram(points)
 
 
 def percentile(points: Points, p: int) -> float:
     """Return the p-th percentile, linear between order statistics as numpy's default."""
-    rank, rest = divmod(p * (sum(points.count) - 1), 100)
+    rank, rest = divmod(p * (sum(points.counts) - 1), 100)
     below = _order_statistic(points, rank)
     return below if not rest else below + (_order_statistic(points, rank + 1) - below) * rest / 100
 
@@ -81,7 +82,7 @@ def histogram(points: Points) -> Histogram:
     bins = math.floor(greatest / 2.0**exponent + 0.5) - first + 1
     grid = edges(exponent, first, bins)
     below = [sum(_below(edge, *point) for point in zip(*points, strict=True)) for edge in grid]
-    return Histogram([b - a for a, b in zip(below, below[1:], strict=False)], grid.tolist())
+    return Histogram([b - a for a, b in pairwise(below)], grid.tolist())
 
 
 def _below(edge: float, count: int, low: float, high: float) -> int:

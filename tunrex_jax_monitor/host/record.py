@@ -43,7 +43,7 @@ class Record:
       names: the rewards, in the order of the configuration.
       scalars: every key of the README table that has a value now. A key without data is absent.
       histograms: window histograms, by key.
-      series: per-step lists since the last emission: `step`, and `<name>/mean` and so on; None where a step had no data.
+      series: per-step lists since the last emission: `step`, and `<name>/mean` and so on; None where there is no data.
       alerts: the alert events that began in this interval.
       counters: what was counted beside the statistics: non-finite and masked samples, drops.
     """
