@@ -1,4 +1,4 @@
-"""The GRPO example, run as a reader runs it: in a process of its own, with a shorter warm-up."""
+"""The GRPO example, small, in a process of its own: its libraries need not share this suite's strict settings."""
 
 import os
 import re
@@ -12,24 +12,14 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "train_grpo.py"
 # A small model and batch: what is tested here does not depend on how well it learns.
 QUICK = """
-import sys
 import train_grpo as example
 example.PROMPTS, example.WARM_UP_STEPS = 4, 5
 example.MODEL = example.Transformer(width=16, layers=1, heads=2)
-example.main(sys.argv[1:])
+fault = ["--steps", "25", "--inject", "nan"]
+example.main([*fault, "--run-dir", "run"])
+print("BARE")
+example.main([*fault, "--no-monitor"])
 """
-
-
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLE.parent), str(ROOT)]), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
-
-
-def quick(*options: str, cwd: Path) -> str:
-    done = run("-W", "error", "-c", QUICK, *options, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout
 
 
 def parameters(output: str) -> str:
@@ -39,44 +29,49 @@ def parameters(output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory) -> tuple[str, Path]:
-    cwd = tmp_path_factory.mktemp("watched")
-    return quick("--steps", "25", "--inject", "nan", "--run-dir", "run", cwd=cwd), cwd
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
+    """Output of the monitored and of the bare run, and where they ran."""
+    cwd = tmp_path_factory.mktemp("example")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXAMPLE.parent), str(ROOT)]), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-W", "error", "-c", QUICK]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return *done.stdout.split("BARE\n"), cwd
 
 
-def test_run_ends_with_summary_alerts_and_run_directory(watched):
-    output, _ = watched
+def test_run_ends_with_summary_alerts_and_run_directory(quick):
+    output, _, _ = quick
     assert output.isascii()
     positions = [output.index(part) for part in ("Reward Monitoring Summary", "\nalerts: ", "\nrun directory: run\n")]
     assert positions == sorted(positions)
 
 
-def test_progress_line_for_every_interval(watched):
-    output, _ = watched
+def test_progress_line_for_every_interval(quick):
+    output, _, _ = quick
     lines = re.findall(r"^ +(\d+)(?: +[0-9.]+){6}$", output, re.MULTILINE)
     assert [int(step) for step in lines] == [9, 19, 24]
 
 
-def test_planted_nan_is_caught_in_its_step(watched):
-    output, _ = watched
+def test_planted_nan_is_caught_in_its_step(quick):
+    output, _, _ = quick
     assert "planted at step 12: nan; expected: NONFINITE answer; seen at step 12\n" in output
 
 
-def test_run_directory_holds_records_of_all_rewards(watched):
+def test_run_directory_holds_records_of_all_rewards(quick):
     from tunrex_jax_monitor.host.rundir import read_records
 
-    _, cwd = watched
+    *_, cwd = quick
     records = read_records(cwd / "run")
     assert records[-1].step == 24
     assert records[-1].names == ("format_exact", "format_approx", "answer", "length")
     assert records[-1].scalars["answer/nonfinite_count"] == 1
 
 
-def test_monitor_does_not_change_the_parameters(watched, tmp_path):
-    output, _ = watched
-    bare = quick("--steps", "25", "--inject", "nan", "--no-monitor", cwd=tmp_path)
+def test_monitor_does_not_change_the_parameters(quick):
+    output, bare, cwd = quick
     assert parameters(bare) == parameters(output)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in cwd.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 `e <- e + alpha (x - e)` from zero, divided by `1 - (1 - alpha)^t`: the first value is the first step's, and a step
 without data changes nothing. Order matters here, so `merge(a, b)` means "a, then b", and is exact: both the numerator
-and the weight are linear in what came before. The numerator is a two-float pair, because float32 stalls for
-alpha < 1e-3.
+and the weight are linear in what came before. Both are two-float pairs: a float32 weight stops 3e-8 / alpha short of 1,
+and the value is off by as much.
 """
 
 from typing import NamedTuple
@@ -16,16 +16,17 @@ from tunrex_jax_monitor.device.bits import two_float_add
 
 
 class Ema(NamedTuple):
-    """Numerator `total + total_low` and weight; the value is their ratio."""
+    """Numerator `total + total_low` and weight `weight + weight_low`; the value is their ratio."""
 
     total: Array  # float32[...]
     total_low: Array
     weight: Array  # 0 before the first step, then 1 - (1 - alpha)^t
+    weight_low: Array
 
 
 def init(shape: tuple[int, ...]) -> Ema:
     """Return an average that has seen nothing."""
-    return Ema(*(jnp.zeros(shape, jnp.float32) for _ in range(3)))
+    return Ema(*(jnp.zeros(shape, jnp.float32) for _ in Ema._fields))
 
 
 def update(ema: Ema, x: Float[Array, "*s"], has_data: Bool[Array, "*s"], alpha: float) -> Ema:
@@ -33,19 +34,23 @@ def update(ema: Ema, x: Float[Array, "*s"], has_data: Bool[Array, "*s"], alpha: 
     rate = jnp.where(has_data, np.float32(alpha), np.float32(0.0))
     x = jnp.where(has_data, x, 0.0)
     total, total_low = two_float_add(ema.total, ema.total_low, rate * ((x - ema.total) - ema.total_low))
-    return Ema(total, total_low, ema.weight + rate * (1.0 - ema.weight))
+    weight = two_float_add(ema.weight, ema.weight_low, rate * ((1.0 - ema.weight) - ema.weight_low))
+    return Ema(total, total_low, *weight)
 
 
 def merge(a: Ema, b: Ema) -> Ema:
     """Return the average after the steps of `a` and then those of `b`."""
-    keep = 1.0 - b.weight
+    keep = (1.0 - b.weight) - b.weight_low
     total, total_low = two_float_add(b.total, b.total_low, keep * a.total)
     total, total_low = two_float_add(total, total_low, keep * a.total_low)
-    return Ema(total, total_low, b.weight + keep * a.weight)
+    weight, weight_low = two_float_add(b.weight, b.weight_low, keep * a.weight)
+    return Ema(total, total_low, *two_float_add(weight, weight_low, keep * a.weight_low))
 
 
 def value(ema: Ema) -> Float[Array, "*s"]:
     """Return the bias-corrected average; NaN before the first step with data."""
     return jnp.where(
-        ema.weight > 0, (ema.total + ema.total_low) / jnp.where(ema.weight > 0, ema.weight, 1.0), np.float32(np.nan)
+        ema.weight > 0,
+        (ema.total + ema.total_low) / jnp.where(ema.weight > 0, ema.weight + ema.weight_low, 1.0),
+        np.float32(np.nan),
     )

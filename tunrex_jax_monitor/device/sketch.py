@@ -9,6 +9,7 @@ Method: DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12):2195-2205) with quadratic
 from the bits of the float. `log` is not used because it differs between backends.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -60,21 +61,34 @@ def from_batch(x: Float[Array, "R N"], counted: Bool[Array, "R N"], center: Floa
       center: subtracted before binning, per reward; resolution is relative to the distance from it.
     """
     rewards = x.shape[0]
-    plane = rewards * BINS
     row = jnp.arange(rewards, dtype=jnp.int32)[:, None] * np.int32(BINS)
     index = bin_index(x - jnp.asarray(center)[:, None]) + row
+    operands = (v.reshape(-1) for v in (index, counted, order_key(x)))
+    scatter = (partial(how, size=rewards * BINS) for how in (_scatter_by_plane, _scatter_at_once))
+    planes = jax.lax.platform_dependent(*operands, cpu=next(scatter), default=next(scatter))
+    low, greatest, least = (plane.reshape(rewards, BINS) for plane in planes)
+    return Sketch(low, jnp.zeros_like(low), greatest, least)
 
-    def place(p: int, end: int) -> Array:  # in plane p; beyond `end` planes, where it is dropped, if not counted
-        return jnp.where(counted, index + np.int32(p * plane), np.int32(end * plane)).reshape(-1)
 
-    key = order_key(x).reshape(-1)
-    # Scatter onto fresh constants: into the carried arrays a TPU would copy and serialise (estimate 1463 us, not 3).
-    # Equal shapes, so that a GPU fills both in one kernel; the counts need one plane of the two.
-    counts, extremes = (jnp.zeros(2 * plane, jnp.uint32) for _ in range(2))
-    counts = counts.at[place(0, 2)].add(np.uint32(1), mode="drop").reshape(2, rewards, BINS)
-    places, keys = jnp.concatenate([place(0, 2), place(1, 2)]), jnp.concatenate([key, ~key])
-    extremes = extremes.at[places].max(keys, mode="drop").reshape(2, rewards, BINS)
-    return Sketch(counts[0], jnp.zeros_like(counts[0]), extremes[0], extremes[1])
+# Both scatter onto fresh constants: into the carried arrays a TPU would copy and serialise (estimate 1463 us, not 3).
+
+
+def _scatter_by_plane(index: Array, counted: Array, key: Array, *, size: int) -> tuple[Array, Array, Array]:
+    """Count, and take extremes, in three scatters: on CPU a third of the time of joining the operands."""
+    index = jnp.where(counted, index, np.int32(size))  # out of range: dropped
+    fresh = [jnp.zeros(size, jnp.uint32) for _ in range(3)]
+    low = fresh[0].at[index].add(np.uint32(1), mode="drop")
+    return low, fresh[1].at[index].max(key, mode="drop"), fresh[2].at[index].max(~key, mode="drop")
+
+
+def _scatter_at_once(index: Array, counted: Array, key: Array, *, size: int) -> tuple[Array, Array, Array]:
+    """The same in two kernels; equal shapes, so that one more kernel fills both constants."""
+    nowhere = np.int32(2 * size)
+    low, extremes = (jnp.zeros(2 * size, jnp.uint32) for _ in range(2))
+    first, second = jnp.where(counted, index, nowhere), jnp.where(counted, index + np.int32(size), nowhere)
+    low = low.at[first].add(np.uint32(1), mode="drop")
+    extremes = extremes.at[jnp.concatenate([first, second])].max(jnp.concatenate([key, ~key]), mode="drop")
+    return low[:size], extremes[:size], extremes[size:]
 
 
 def merge(a: Sketch, b: Sketch) -> Sketch:

@@ -155,7 +155,7 @@ def unpack(config: Config, state: MonitorState) -> Fields:
         moments=Moments(*take.floats(len(Moments._fields), HORIZONS)),
         group_means=_second_order(take.floats(4, HORIZONS)),
         group_sums=GroupSums(*take.floats(len(GroupSums._fields), HORIZONS)),
-        averages=Averages(*(Ema(*take.floats(3)) for _ in Averages._fields)),
+        averages=Averages(*(Ema(*take.floats(len(Ema._fields))) for _ in Averages._fields)),
         products=_unpack_products(config, take) if config.correlations else None,
     )
 

@@ -65,7 +65,7 @@ def scalars(config: Config, s: Summary, step: int) -> Iterator[tuple[str, float]
 def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count, mean, mean_low, m2, zeros, negatives, at_min, at_max = (float(v) for v in s.window[:, i])
     yield "mean", _ratio(count * (mean + mean_low), count)
-    yield "std", math.sqrt(_ratio(m2, count))
+    yield "std", _std(m2, count, s.order[:, i])
     yield "min", float(s.order[0, i])
     yield "max", float(s.order[-1, i])
     yield from _percentiles(s.order[:, i], count)
@@ -97,34 +97,35 @@ def _percentiles(order: np.ndarray, count: float) -> Iterator[tuple[str, float]]
 
 def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count = _count(s.interval_counts[:, i])
-    mean, mean_low, m2, m2_low, low, high = (float(v) for v in s.interval_moments[:, i])
-    yield "mean", _ratio(count * (mean + mean_low), count)
-    yield "std", math.sqrt(max(_ratio(m2 + m2_low, count), 0.0) if count else math.nan)
-    yield "min", low
-    yield "max", high
+    mean, m2 = _pair(s.interval_moments[0:2, i]), _pair(s.interval_moments[2:4, i])
+    extremes = s.interval_moments[4:6, i]
+    yield "mean", _ratio(count * mean, count)
+    yield "std", _std(m2, count, extremes)
+    yield "min", float(extremes[0])
+    yield "max", float(extremes[1])
     yield "count", float(count)
 
 
 def _run(s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count = _count(s.run_counts[:, 0, i])
     mean, m2, m3, m4 = (_pair(s.run_moments[2 * k : 2 * k + 2, i]) for k in range(4))
-    variance = _ratio(m2, count)
+    std = _std(m2, count, s.run_moments[8:10, i])
     yield "mean", _ratio(count * mean, count)
-    yield "std", math.sqrt(variance) if variance >= 0 else math.nan
+    yield "std", std
     yield "min", float(s.run_moments[8, i])
     yield "max", float(s.run_moments[9, i])
-    yield "skew", _ratio(_ratio(m3, count), variance**1.5)
-    yield "kurtosis", _ratio(_ratio(m4, count), variance**2) - 3.0
+    yield "skew", _ratio(_ratio(m3, count), std**3)
+    yield "kurtosis", _ratio(_ratio(m4, count), std**4) - 3.0
     yield "count", float(count)
 
 
 def _totals(s: Summary) -> Iterator[tuple[str, float]]:
     count = s.window[0].astype(np.float64)
     means = (s.window[1].astype(np.float64) + s.window[2])[count > 0]
-    stds = np.sqrt(s.window[3].astype(np.float64)[count > 0] / count[count > 0])
+    stds = [_std(float(s.window[3, i]), float(count[i]), s.order[:, i]) for i in np.flatnonzero(count)]
     if means.size:
         yield "rewards/total_mean", float(means.mean())
-        yield "rewards/total_std", float(stds.mean())
+        yield "rewards/total_std", float(np.mean(stds))
         yield "rewards/sum", float(means.sum())
         yield "rewards/min_mean", float(means.min())
         yield "rewards/max_mean", float(means.max())
@@ -135,7 +136,7 @@ def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
     count = _count(s.interval_counts[:, total])
     mean, m2 = _pair(s.interval_moments[0:2, total]), _pair(s.interval_moments[2:4, total])
     yield TOTAL, _ratio(count * mean, count)
-    yield f"{TOTAL}_std", math.sqrt(_ratio(m2, count - 1)) if count > 1 else math.nan
+    yield f"{TOTAL}_std", _std(m2, count - 1, s.interval_moments[4:6, total])
 
 
 def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
@@ -285,6 +286,12 @@ def _count(limbs: np.ndarray) -> int:
 
 def _pair(words: np.ndarray) -> float:
     return float(words[0]) + float(words[1])
+
+
+def _std(m2: float, count: float, ordered: np.ndarray) -> float:
+    """Return sqrt(m2 / count). Equal samples have none: what rounding left in `m2` would pass for a spread."""
+    variance = _ratio(m2, max(count, 0.0))
+    return 0.0 if variance >= 0 and ordered[0] == ordered[-1] else math.sqrt(max(variance, 0.0))
 
 
 def _ratio(a: int | float, b: int | float) -> float:

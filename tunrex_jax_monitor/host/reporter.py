@@ -1,20 +1,21 @@
 """Reporter: takes emissions off the training loop and hands records to sinks.
 
-The training thread enqueues a small jitted pack, starts an asynchronous copy and returns; the words are read at a later
-step, when they are there. Unpacking and writing happen on other threads. Nothing here raises into training.
+The training thread enqueues a small jitted pack, starts an asynchronous copy and returns. Waiting for the device,
+unpacking and writing happen on other threads. Nothing here raises into training.
+
+The first call traces the pack, and another thread compiles it while training goes on; the first emission waits for what
+is left of that. Give it `log_frequency` steps and a persistent compilation cache, and there is nothing left.
 """
 
 import atexit
-import heapq
 import logging
-import queue
+import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
@@ -30,25 +32,18 @@ from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
 from tunrex_jax_monitor.host.worker import SinkWorker
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_IN_FLIGHT = 64  # emissions that may wait for the device; beyond it the oldest is dropped and counted
-_HELD = 8  # callback emissions that may wait for an earlier one
-
-
-class _Emission(NamedTuple):
-    words: Any  # a device array on its way, or numpy
-    step: int | None
-    time: float
-    overhead_ms: float | None
-    state: MonitorState | None  # to read the run sketch from, in the last emission
 
 
 class Reporter:
-    """Turns the states of a training loop into records.
+    """Turns the states of one training run into records.
 
         with Reporter(acc, [JsonlSink("runs/a"), ConsoleSink()]) as reporter:
             for step, batch in enumerate(data):
                 train_state, mon = train_step(train_state, mon, batch)
                 mon = reporter.step(step, mon)
+
+    Before a checkpoint, `mon = reporter.flush(mon)` ends the interval, so that a restored run begins with a fresh one.
+    In a multi-process job every process calls the same methods; only process 0 reads and writes.
 
     Args:
       acc: the accumulator that made the states.
@@ -56,7 +51,9 @@ class Reporter:
       run_dir: shortcut for one more `JsonlSink(run_dir)`.
       on_record: your function of each `Record`; it runs off the training thread, and is switched off if it raises.
 
-    In a multi-process job every process calls `step`; only process 0 reads and writes.
+    Raises:
+      ValueError: an argument is wrong.
+      OSError: `run_dir` holds a run already, or cannot be written. What a sink's own `begin_run` raises comes out too.
     """
 
     def __init__(
@@ -66,35 +63,21 @@ class Reporter:
         run_dir: str | Path | None = None,
         on_record: Callable[[Record], object] | None = None,
     ) -> None:
-        if not isinstance(acc, RewardAccumulator):
-            raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
-        if on_record is not None and not callable(on_record):
-            raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
+        _check(acc, sinks, on_record)
         self._acc = acc
         self._reads = jax.process_index() == 0
-        every = [*sinks, *([] if run_dir is None else [JsonlSink(run_dir)])]
-        every += [] if on_record is None else [_CallbackSink(on_record)]
-        self._workers = self._start(every) if self._reads else []
-        self._pending: deque[_Emission] = deque()
-        self._order = _Order(acc.log_frequency)
-        self._lock = threading.Lock()  # of the order buffer; held for a heap operation only, never while waiting
-        self._queue: queue.SimpleQueue[_Emission | threading.Event | None] = queue.SimpleQueue()
-        self._builder = threading.Thread(target=self._build, name="tunrex-builder", daemon=True)
-        self._builder.start()
-        self._steps = self._dropped = 0
-        self._seconds = 0.0
+        self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
+        self._builder = Builder(acc, self._workers)
+        self._compiled: threading.Event | None = None
+        self._steps, self._seconds = 0, 0.0  # since the last emission
+        self._last_step: int | None = None
         self._state: MonitorState | None = None
-        self._closed = self._broken = False
+        self._has_callback = self._closed = self._broken = self._told = False
+        self._pid = os.getpid()
         atexit.register(self.close)
 
-    def _start(self, sinks: list[Any]) -> list[SinkWorker]:
-        for sink in sinks:
-            if isinstance(sink, RunSink):
-                sink.begin_run(manifest(self._acc))
-        return [SinkWorker(sink) for sink in sinks]
-
     def step(self, step: int, state: MonitorState) -> MonitorState:
-        """Take note of a training step; every `log_frequency` calls, emit. Never blocks, never raises.
+        """Take note of a training step; every `log_frequency` calls, emit. Never waits for the device, never raises.
 
         Args:
           step: the owner's step number, for the records.
@@ -103,132 +86,125 @@ class Reporter:
         Returns:
           The state to go on with.
         """
-        if self._closed or self._broken:
+        if not self._is_on():
             return state
-        start = time.perf_counter()
         try:
-            state = self._step(step, state)
+            return self._step(step, state)
         except Exception:
             self._broken = True
             _logger.exception("The reward monitor has switched itself off; training goes on without it.")
+            return state
+
+    def _step(self, step: int, state: MonitorState) -> MonitorState:
+        is_due = self._steps + 1 >= self._acc.log_frequency
+        self._prepare(state, wait=is_due)
+        start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
+        self._steps += 1
+        if is_due:
+            state = self._emit(step, state)
+        self._state, self._last_step = state, step
         self._seconds += time.perf_counter() - start
         return state
 
-    def _step(self, step: int, state: MonitorState) -> MonitorState:
-        self._collect()
-        self._steps += 1
-        if self._steps >= self._acc.log_frequency:
-            state = self._emit(step, state)
-        self._state, self._last_step = state, step
-        return state
+    def _prepare(self, state: MonitorState, *, wait: bool) -> None:
+        if self._compiled is None:
+            self._compiled = self._builder.run(transfer.prepare_emit(self._acc, state))
+        if wait:
+            self._compiled.wait()
 
-    def _emit(self, step: int, state: MonitorState, *, with_run: bool = False) -> MonitorState:
+    def _emit(self, step: int | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            overhead = 1e3 * self._seconds / max(self._steps, 1)
-            self._pending.append(_Emission(words, step, time.time(), overhead, state if with_run else None))
-            if len(self._pending) > _IN_FLIGHT:
-                self._pending.popleft()
-                self._dropped += 1
+            overhead = 1e3 * self._seconds / self._steps if self._steps else None
+            step = None if step is None else int(step)  # numpy's integers are no JSON
+            self._builder.put(Emission(words, time.time(), step, overhead, state if with_run else None))
         self._steps, self._seconds = 0, 0.0
         return fresh
 
-    def _collect(self) -> None:
-        while self._pending and self._pending[0].words.is_ready():
-            emission = self._pending.popleft()
-            self._queue.put(emission._replace(words=np.asarray(emission.words)))
-
     @property
     def callback(self) -> Callable[[Any], None]:
-        """What `acc.update_and_emit` calls with packed words; sorts them by step and drops duplicates."""
+        """What `acc.update_and_emit` calls with packed words. It neither blocks nor raises, on whatever thread."""
+        self._has_callback = True
         return self._receive
 
     def _receive(self, words: Any) -> None:
         try:
             if self._reads and not self._closed:
-                emission = _Emission(np.array(words), None, time.time(), None, None)
-                with self._lock:
-                    for ready in self._order.add(emission):
-                        self._queue.put(ready)
-        except Exception:  # an exception here would cost the trainer its donated state
-            self._dropped += 1
+                emission = Emission(np.array(words), time.time())
+                self._builder.put_unordered(emission, shortest=self._acc.log_frequency)
+        except Exception as error:  # raised on, it would cost the trainer its donated state
+            self._builder.lose(error)
 
     def write_rows(self, rows: Any) -> None:
         """Hand over the packed rows [n, words] that a `lax.scan` of `acc.scan_chunk` returned; blocks for the copy."""
-        for row in np.asarray(rows):
-            self._receive(row)
+        if self._reads and self._is_on():
+            try:
+                self._builder.put_rows(np.asarray(rows), time.time())
+            except Exception as error:
+                self._builder.lose(error)
 
-    def flush(self, state: MonitorState | None = None) -> MonitorState | None:
-        """Wait until everything emitted so far has been built; with a state, emit it first, with run quantiles.
+    def flush(self, state: MonitorState | None = None, timeout_seconds: float = 60.0) -> MonitorState | None:
+        """Wait until everything emitted so far is written; with a state, emit it first, with run quantiles.
+
+        Args:
+          state: the state of now; without it the steps since the last emission stay with the next one.
+          timeout_seconds: how long to wait for the device and the sinks together.
 
         Returns:
-          The state to go on with, when one was given.
+          The state to go on with, when one was given. Never raises.
         """
-        if state is not None and not (self._closed or self._broken):
-            state = self._emit(getattr(self, "_last_step", 0), state, with_run=True)
-        while self._pending:
-            emission = self._pending.popleft()
-            self._queue.put(emission._replace(words=np.asarray(emission.words)))
-        with self._lock:
-            for held in self._order.drain():
-                self._queue.put(held)
-        done = threading.Event()
-        self._queue.put(done)
-        done.wait(timeout=60.0)
+        end = time.monotonic() + timeout_seconds
+        state = self._emit_rest(state, end)
+        for worker in self._workers:
+            worker.flush(max(0.0, end - time.monotonic()))
         return state
 
-    def close(self, state: MonitorState | None = None) -> None:
+    def close(self, state: MonitorState | None = None, timeout_seconds: float = 30.0) -> None:
         """Emit what is left with run quantiles, drain, close the sinks. Safe to call twice; never raises.
 
         Args:
-          state: the last state; by default the one that `step` returned last, unless it has been donated since.
+          state: the last state; by default the one that `step` returned last, unless it has been donated since. A loop
+            that emits by `callback` or `write_rows` has to give it.
+          timeout_seconds: how long to wait for the device, and then for the sinks; those that hang are left behind.
         """
-        if self._closed:
+        if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        try:
-            jax.effects_barrier()
-            self.flush(self._final_state(state))
-        except Exception:
-            _logger.exception("The last emission of the reward monitor failed; what was written before is complete.")
+        self._emit_rest(self._take_final(state), time.monotonic() + timeout_seconds)
         self._closed = True
-        self._queue.put(None)
-        self._builder.join(timeout=60.0)
-        for worker in self._workers:
-            worker.close()
+        self._builder.close(timeout_seconds)
+        _finish(self._workers, time.monotonic() + timeout_seconds)
+        self._state = None
         atexit.unregister(self.close)
 
-    def _final_state(self, state: MonitorState | None) -> MonitorState | None:
-        state = self._state if state is None else state
-        if state is None or not any(leaf.is_deleted() for leaf in state):
+    def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
+        try:
+            if self._has_callback:
+                jax.effects_barrier()
+            if state is not None and self._is_on():
+                state = self._emit(self._last_step, state, with_run=True)
+        except Exception:
+            _logger.exception("The last emission of the reward monitor failed; what was written before is complete.")
+        self._builder.drain(max(0.0, end - time.monotonic()))
+        return state
+
+    def _take_final(self, given: MonitorState | None) -> MonitorState | None:
+        """Return the state to emit at the end, once: a close that was interrupted may be called again."""
+        kept, self._state = self._state, None
+        state = kept if given is None else given
+        if state is None or not any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array)):
             return state
-        _logger.warning("The last monitor state was donated after Reporter.step: pass it to close() for run quantiles.")
+        _logger.warning(
+            "The monitor state was donated after Reporter.step, so the steps since the last emission and the run "
+            "quantiles are missing. Go on with the state that step returns, or pass the last one to close()."
+        )
         return None
 
-    def _build(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
-            try:
-                record = self._record(item)
-            except Exception:
-                self._dropped += 1
-                _logger.exception("An emission of the reward monitor could not be read; it is counted as dropped.")
-                continue
-            for worker in self._workers:
-                worker.put(record)
-
-    def _record(self, item: _Emission) -> Record:
-        summary = self._acc.unpack(item.words)
-        record = transfer.to_record(self._acc, summary, item.step, item.time)
-        if item.state is not None:
-            transfer.with_run(self._acc, record, summary, item.state)
-        if item.overhead_ms is not None:
-            record.scalars["monitoring/overhead_ms"] = item.overhead_ms
-        dropped = self._dropped + sum(worker.dropped for worker in self._workers)
-        record.scalars["monitoring/dropped_records"] = float(dropped)
-        return record
+    def _is_on(self) -> bool:
+        if self._closed and not self._told:
+            self._told = True
+            _logger.warning("The reporter is closed: steps after close are not recorded. Make a new Reporter.")
+        return not (self._closed or self._broken) and os.getpid() == self._pid
 
     def __enter__(self) -> Self:
         """Return the reporter."""
@@ -241,38 +217,7 @@ class Reporter:
         self.close()
 
 
-class _Order:
-    """Puts callback emissions in the order of their update, and drops those seen before (remat, vmap)."""
-
-    def __init__(self, log_frequency: int) -> None:
-        self._every, self._last = log_frequency, 0
-        self._heap: list[tuple[int, int, _Emission]] = []
-        self._seen: set[int] = set()
-        self._count = 0
-
-    def add(self, emission: _Emission) -> list[_Emission]:
-        update = int(emission.words[1])
-        if update <= self._last or update in self._seen:
-            return []
-        self._seen.add(update)
-        self._count += 1
-        heapq.heappush(self._heap, (update, self._count, emission))
-        ready = []
-        while self._heap and (self._heap[0][0] <= self._last + self._every or len(self._heap) > _HELD):
-            ready.append(self._pop())
-        return ready
-
-    def drain(self) -> list[_Emission]:
-        return [self._pop() for _ in range(len(self._heap))]
-
-    def _pop(self) -> _Emission:
-        update, _, emission = heapq.heappop(self._heap)
-        self._seen.discard(update)
-        self._last = update
-        return emission
-
-
-class _CallbackSink:
+class _OnRecord:
     """The user's `on_record`, as a sink."""
 
     def __init__(self, function: Callable[[Record], object]) -> None:
@@ -283,3 +228,41 @@ class _CallbackSink:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _check(acc: object, sinks: object, on_record: object) -> None:
+    if not isinstance(acc, RewardAccumulator):
+        raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
+    if not isinstance(sinks, Iterable):
+        raise invalid("sinks", sinks, "a sequence of sinks", "Put a single one in a list.")
+    if on_record is not None and not callable(on_record):
+        raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
+
+
+def _start(
+    acc: RewardAccumulator,
+    sinks: Iterable[Sink],
+    run_dir: str | Path | None,
+    on_record: Callable[[Record], object] | None,
+) -> list[SinkWorker]:
+    """Begin the run in every sink, and give each a worker; close those that have begun if one cannot."""
+    every = [*sinks, *([] if run_dir is None else [JsonlSink(run_dir)])]
+    workers: list[SinkWorker] = []
+    try:
+        for sink in every:
+            if isinstance(sink, RunSink):
+                sink.begin_run(manifest(acc))
+            workers.append(SinkWorker(sink))
+    except BaseException:
+        _finish(workers, time.monotonic() + 10.0)
+        raise
+    return workers if on_record is None else [*workers, SinkWorker(_OnRecord(on_record), label="on_record")]
+
+
+def _finish(workers: Iterable[SinkWorker], end: float) -> None:
+    """Close all workers at the same time, waiting until `end`."""
+    workers = list(workers)
+    for worker in workers:
+        worker.finish()
+    for worker in workers:
+        worker.close(max(0.0, end - time.monotonic()))

@@ -65,7 +65,8 @@ def to_record(
 
 def with_run(acc: "RewardAccumulator", record: Record, summary: Summary, state: MonitorState) -> Record:
     """Add run quantiles and histograms to a record; copies the sketch, about 33 kB per reward."""
-    sketch = RunSketch(*(np.asarray(leaf) for leaf in sketch_of(state)), atoms=summary.atoms)
+    low, high, greatest, least = (np.asarray(leaf) for leaf in sketch_of(state))
+    sketch = RunSketch(low, high, greatest, least, np.asarray(summary.atoms))
     record.scalars.update(quantiles.run_scalars(acc, sketch))
     record.histograms.update(quantiles.run_histograms(acc, sketch))
     return record

@@ -26,23 +26,29 @@ class SinkWorker:
         has no bound, so a durable sink that hangs costs memory.
       on_failure: called once with the exception of a sink that failed, on the worker's thread. What it raises itself
         is discarded.
+      label: what messages call the sink; its class name by default.
 
     Attributes:
       error: the exception that switched the sink off, or None.
     """
 
     def __init__(
-        self, sink: Sink, *, capacity: int = 64, on_failure: Callable[[Exception], None] | None = None
+        self,
+        sink: Sink,
+        *,
+        capacity: int = 64,
+        on_failure: Callable[[Exception], None] | None = None,
+        label: str | None = None,
     ) -> None:
         _require_sink(sink)
         _require_capacity(capacity)
         self.error: Exception | None = None
         self._sink = sink
-        self._label = type(sink).__name__
+        self._label = label or type(sink).__name__
         self._capacity = None if is_durable(sink) else capacity
         self._on_failure = on_failure
         # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
-        self._queue: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Record | threading.Event | None] = queue.SimpleQueue()
         self._dropped = 0
         self._drop_lock = threading.Lock()
         self._closed = False
@@ -63,6 +69,21 @@ class SinkWorker:
         else:
             self._queue.put(record)
 
+    def flush(self, timeout_seconds: float = 30.0) -> bool:
+        """Wait until the sink has written what is queued; False when it has not in `timeout_seconds`."""
+        _require_timeout(timeout_seconds)
+        if self._closed or not self._thread.is_alive():
+            return False
+        reached = threading.Event()
+        self._queue.put(reached)
+        return reached.wait(timeout_seconds)
+
+    def finish(self) -> None:
+        """Let the sink write what is queued and close it, without waiting; `close` then waits."""
+        if not self._closed:
+            self._queue.put(None)
+            self._closed = True
+
     def close(self, timeout_seconds: float = 30.0) -> bool:
         """Let the sink write what is queued and close it, for at most `timeout_seconds`.
 
@@ -73,9 +94,7 @@ class SinkWorker:
         _require_timeout(timeout_seconds)
         if os.getpid() != self._pid:  # a forked child has the queue but not the thread; the parent's will finish
             return False
-        if not self._closed:
-            self._queue.put(None)
-            self._closed = True
+        self.finish()
         self._thread.join(0 if self._told else timeout_seconds)
         ended = not self._thread.is_alive()
         if ended:
@@ -88,8 +107,11 @@ class SinkWorker:
         return off or (self._capacity is not None and self._queue.qsize() >= self._capacity)
 
     def _run(self) -> None:
-        for record in iter(self._queue.get, None):
-            self._deliver(record)
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, threading.Event):
+                item.set()
+            else:
+                self._deliver(item)
         if self.error is None and (error := _attempt(self._sink.close)) is not None:
             self._report(error)
 
@@ -115,7 +137,7 @@ class SinkWorker:
     def _drop_leftovers(self) -> None:
         """Count what came in behind the end mark, or after the thread was ended from outside."""
         while not self._queue.empty():
-            if self._queue.get() is not None:
+            if isinstance(self._queue.get(), Record):
                 self._drop()
 
     def _tell(self, ended: bool, timeout_seconds: float) -> None:

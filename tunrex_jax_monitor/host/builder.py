@@ -1,0 +1,195 @@
+"""Builder: from packed words to records, on one thread beside the training loop.
+
+Whatever is put returns at once and raises nothing. The thread waits for the device, unpacks, brings what came out of
+order into order, and hands records to the sinks' workers. What is lost on the way is counted in `dropped`.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tunrex_jax_monitor.device.state import MonitorState
+from tunrex_jax_monitor.device.summary import Summary
+from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.worker import SinkWorker
+
+if TYPE_CHECKING:
+    from tunrex_jax_monitor.accumulator import RewardAccumulator
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+_BACKLOG = 1024  # emissions that may wait; each is a few kB
+_HELD = 8  # unordered emissions that may wait for an earlier one
+_STALE = (
+    "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
+    "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
+)
+
+
+class Emission(NamedTuple):
+    """Packed words, and what the host knows about them."""
+
+    words: Any  # uint32[n]: numpy, or a device array that may not be computed yet
+    time: float  # seconds since the epoch
+    step: int | None = None  # the owner's; None takes that of the last update, counted from 0
+    overhead_ms: float | None = None
+    state: MonitorState | None = None  # to read the run sketch from
+
+
+class Builder:
+    """Builds records and feeds them to workers.
+
+    Args:
+      acc: the accumulator that packed the words.
+      workers: who gets the records.
+    """
+
+    def __init__(self, acc: "RewardAccumulator", workers: Sequence[SinkWorker]) -> None:
+        self._acc = acc
+        self._workers = workers
+        self._sorter = _Sorter()
+        self._last_update: int | None = None
+        self._dropped = 0
+        self._drop_lock = threading.Lock()
+        self._told: set[str] = set()
+        # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tunrex-builder", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many emissions and records were lost, here and by the workers."""
+        return self._dropped + sum(worker.dropped for worker in self._workers)
+
+    def put(self, emission: Emission) -> None:
+        """Take an emission whose predecessors have all been put."""
+        self._offer(partial(self._build, emission))
+
+    def put_unordered(self, emission: Emission, *, shortest: int = 0) -> None:
+        """Take an emission that may come late or more than once; one whose interval is below `shortest` was not due."""
+        self._offer(partial(self._sort, emission, shortest))
+
+    def put_rows(self, rows: np.ndarray, time: float) -> None:
+        """Take packed rows [n, words], however many."""
+        self._queue.put(partial(self._sort_rows, rows, time))
+
+    def run(self, job: Callable[[], object]) -> threading.Event:
+        """Run a job on the thread; return the event that is set when it is done, or has failed."""
+        done = threading.Event()
+        self._queue.put(partial(_run_and_set, job, done))
+        return done
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Wait until everything put so far has gone to the workers; False when it took too long."""
+        return self.run(self._release).wait(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> None:
+        """End the thread after what has been put."""
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+
+    def lose(self, error: Exception | None = None) -> None:
+        """Count a lost emission; its error is logged the first time that its type occurs."""
+        with self._drop_lock:
+            self._dropped += 1
+        if error is not None and type(error).__name__ not in self._told:
+            self._told.add(type(error).__name__)
+            message = "An emission of the reward monitor could not be read; it and further ones are counted as dropped."
+            _logger.error(message, exc_info=error)
+
+    def _offer(self, job: Callable[[], object]) -> None:
+        if self._queue.qsize() < _BACKLOG and self._thread.is_alive():
+            self._queue.put(job)
+        else:
+            self.lose()
+
+    def _run(self) -> None:
+        for job in iter(self._queue.get, None):
+            self._attempt(job)
+
+    def _attempt(self, job: Callable[[], object]) -> None:
+        try:
+            job()
+        except Exception as error:
+            self.lose(error)
+
+    def _build(self, emission: Emission) -> None:
+        summary = self._acc.unpack(np.asarray(emission.words))
+        self._check_reset(summary)
+        self._deliver(emission, summary)
+
+    def _sort(self, emission: Emission, shortest: int) -> None:
+        summary = self._acc.unpack(emission.words)
+        if int(summary.interval) >= shortest:
+            self._sorter.add(int(summary.updates), int(summary.interval), (emission, summary))
+            self._release(_HELD)
+
+    def _sort_rows(self, rows: np.ndarray, time: float) -> None:
+        for row in rows:
+            self._attempt(partial(self._sort, Emission(row, time), 0))
+
+    def _release(self, held: int = 0) -> None:
+        for emission, summary in self._sorter.take(held):
+            self._deliver(emission, summary)
+
+    def _deliver(self, emission: Emission, summary: Summary) -> None:
+        record = self._record(emission, summary)
+        for worker in self._workers:
+            worker.put(record)
+
+    def _record(self, emission: Emission, summary: Summary) -> Record:
+        record = transfer.to_record(self._acc, summary, emission.step, emission.time, dropped=self.dropped)
+        if emission.state is not None:
+            transfer.with_run(self._acc, record, summary, emission.state)
+        if emission.overhead_ms is not None:
+            record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
+        return record
+
+    def _check_reset(self, summary: Summary) -> None:
+        """Warn once when an interval reaches back behind the emission before it."""
+        last, self._last_update = self._last_update, int(summary.updates)
+        if last is not None and int(summary.interval) > int(summary.updates) - last and _STALE not in self._told:
+            self._told.add(_STALE)
+            _logger.warning(_STALE)
+
+
+class _Sorter:
+    """Puts emissions in the order of their updates, and drops those seen before (remat, vmap, one per device).
+
+    An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
+    a checkpoint begins with one, and waits for `held` emissions once.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._waiting: dict[int, tuple[int, Any]] = {}
+
+    def add(self, update: int, interval: int, item: Any) -> None:
+        if update > self._last:
+            self._waiting.setdefault(update, (interval, item))
+
+    def take(self, held: int) -> list[Any]:
+        """Return what follows without a gap, and the oldest beyond `held`."""
+        taken = []
+        while self._waiting:
+            update = min(self._waiting)
+            interval, item = self._waiting[update]
+            if update - interval > self._last and len(self._waiting) <= held:
+                break
+            del self._waiting[update]
+            self._last = update
+            taken.append(item)
+        return taken
+
+
+def _run_and_set(job: Callable[[], object], done: threading.Event) -> None:
+    try:
+        job()
+    finally:
+        done.set()
