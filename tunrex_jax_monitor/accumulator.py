@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, UInt
 
 from tunrex_jax_monitor.device import alerts, batch, summary, update
 from tunrex_jax_monitor.device import state as state_lib
-from tunrex_jax_monitor.device.config import Config, invalid
+from tunrex_jax_monitor.device.config import Config, as_integer
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 
@@ -37,7 +37,7 @@ class RewardAccumulator(Config):
     `Config` lists the arguments. No method has effects; every method but `record` and `unpack` may be traced.
     """
 
-    def init(self, batch_size: int | None = None) -> MonitorState:
+    def init(self, batch_size: SupportsIndex | None = None) -> MonitorState:
         """Return a state that has seen nothing.
 
         Args:
@@ -45,9 +45,7 @@ class RewardAccumulator(Config):
         """
         size = self.window_size
         if batch_size is not None:
-            if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-                raise invalid("batch_size", batch_size, "a whole number, 1 or more", "Leave it out for window_size.")
-            size = max(size, batch_size)
+            size = max(size, as_integer("batch_size", batch_size, 1))
         return state_lib.init(self, size)
 
     def update(

@@ -126,19 +126,18 @@ def _outlier(e: Evidence, averages: Averages, config: Config) -> Rule:
 def _surprise(k: Array, n: Array, rate: Array) -> Array:
     """Return -log of the Chernoff bound on P(at least k of n) at `rate`; 0 where k is no more than expected."""
     share = jnp.clip(k / jnp.maximum(n, 1.0), np.float32(1e-6), np.float32(1.0 - 1e-6))
-    rate = jnp.clip(rate, np.float32(1e-6), np.float32(0.5))
     divergence = share * jnp.log(share / rate) + (1.0 - share) * jnp.log((1.0 - share) / (1.0 - rate))
     return jnp.where(share > rate, n * divergence, 0.0)
 
 
-def _drop_and_spike(averages: Averages, config: Config, rewards: int) -> tuple[Rule, Rule]:
-    short, long = ema.value(averages.short)[:rewards], ema.value(averages.long)[:rewards]
-    warm = averages.short.weight[:rewards] >= _weight(config.ema_alpha_short, config.warmup_steps)
+def _drop_and_spike(averages: Averages, config: Config) -> tuple[Rule, Rule]:
+    short, long = ema.value(averages.short), ema.value(averages.long)
+    warm = averages.short.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
     if config.detect == "literal":
         drop = warm & (long > 0) & (short < np.float32(config.drop_threshold) * long)
         spike = warm & (long > 0) & (short > np.float32(config.spike_threshold) * long)
         return Rule(drop, drop), Rule(spike, spike)
-    noise = jnp.sqrt(ema.value(averages.noise)[:rewards]) * np.float32(config.noise_threshold * _ema_noise(config))
+    noise = jnp.sqrt(ema.value(averages.noise)) * np.float32(config.noise_threshold * _ema_noise(config))
     fall, size = long - short, jnp.abs(long)
     drop_by = jnp.maximum(np.float32(1.0 - config.drop_threshold) * size, noise)
     spike_by = jnp.maximum(np.float32(1.0 - 1.0 / config.spike_threshold) * size, noise)
@@ -186,11 +185,11 @@ def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule
 
 
 def _group_collapse(averages: Averages, config: Config) -> Rule:
-    """Return the rule of the weighted total, bool[]; it must clear the threshold by three standard errors."""
-    total, limit = config.rewards, np.float32(config.collapse_threshold)
-    share = ema.value(averages.zero_share)[total]
-    warm = averages.zero_share.weight[total] >= _weight(config.ema_alpha_short, config.warmup_steps)
-    groups = ema.value(averages.samples)[total] / (config.group_size or 1) * _steps_in(config.ema_alpha_short)
+    """Return the rule of the weighted total; its share must clear the threshold by three standard errors."""
+    limit = np.float32(config.collapse_threshold)
+    share = ema.value(averages.zero_share)
+    warm = averages.zero_share.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+    groups = ema.value(averages.samples) / np.float32(config.group_size or 1) * _steps_in(config.ema_alpha_short)
     error = 3.0 * jnp.sqrt(limit * (1.0 - limit) / jnp.maximum(groups, 1.0))
     enter = warm & (share > limit + jnp.minimum(error, 0.5 * (1.0 - limit)))
     return Rule(enter & (config.detect != "literal"), share > 0.9 * limit)
@@ -203,26 +202,22 @@ def _steps_in(alpha: float) -> np.float32:
 
 def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) -> Rule:
     """Return the eight conditions, bool[8, rows]; of the two extra rows only the total has a rule of its own."""
-    rewards, rows = config.rewards, memory.flags.shape[0]
+    rewards, row = config.rewards, jnp.arange(memory.flags.shape[0])
     per_reward = Averages(*(Ema(*(v[:rewards] for v in average)) for average in averages))
     armed = (memory.flags[:rewards] >> ARMED) & 1 == 1
-    literal = config.detect == "literal"
-    never = jnp.zeros(rewards, bool)
-    nonfinite = never if literal else e.nonfinite
-    drop, spike = _drop_and_spike(averages, config, rewards)
+    nonfinite = jnp.zeros(rewards, bool) if config.detect == "literal" else e.nonfinite
+    drop, spike = _drop_and_spike(averages, config)
     flat, negative, stuck = _window_rules(e, armed, config)
-    rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
     collapse = _group_collapse(averages, config)
-    return Rule(
-        *(_widen([getattr(rule, part) for rule in rules], getattr(collapse, part), rows) for part in Rule._fields)
-    )
+    rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
+    of_rewards = [(row < rewards) & _widen(part, len(row)) for rule in rules for part in rule]
+    of_total = [(row == rewards) & part for part in collapse]
+    return Rule(jnp.stack([*of_rewards[::2], of_total[0]]), jnp.stack([*of_rewards[1::2], of_total[1]]))
 
 
-def _widen(of_rewards: list[Array], of_total: Array, rows: int) -> Bool[Array, "8 rows"]:
-    """Give the rules of the rewards False in the extra rows, and the rule of the total False everywhere else."""
-    rewards = of_rewards[0].shape[0]
-    padded = [jnp.concatenate([v, jnp.zeros(rows - rewards, bool)]) for v in of_rewards]
-    return jnp.stack([*padded, (jnp.arange(rows) == rewards) & of_total])
+def _widen(where: Array, rows: int) -> Bool[Array, " rows"]:
+    """Give a rule of the R rewards the extra rows."""
+    return jnp.concatenate([where, jnp.zeros(rows - where.shape[0], bool)])
 
 
 class Step(NamedTuple):

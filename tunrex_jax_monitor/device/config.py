@@ -9,7 +9,7 @@ import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward_fn", "rewards"})
+RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward", "reward_fn", "rewards"})
 MAX_ATOMS = 16
 
 
@@ -108,18 +108,18 @@ class Config:
 
     def _check_sizes(self) -> None:
         for field, low in (("window_size", 1), ("log_frequency", 1), ("min_samples", 1)):
-            _integer(field, getattr(self, field), low)
+            _set(self, field, as_integer(field, getattr(self, field), low))
         for field in ("warmup_steps", "cooldown_steps"):
-            _integer(field, getattr(self, field), 0)
+            _set(self, field, as_integer(field, getattr(self, field), 0))
         if self.group_size is not None:
-            _integer("group_size", self.group_size, 1)
+            _set(self, "group_size", as_integer("group_size", self.group_size, 1))
         if self.cooldown_steps > 15:
             raise invalid("cooldown_steps", self.cooldown_steps, "0 to 15", "The device keeps it in four bits.")
         if self.min_samples > self.window_size:
             remedy = "The window would never be warm: lower min_samples or raise window_size."
             raise invalid("min_samples", self.min_samples, f"at most window_size = {self.window_size}", remedy)
         samples = min(500, self.window_size) if self.flatline_samples is None else self.flatline_samples
-        _integer("flatline_samples", samples, 1 if self.window_size == 1 else 2)
+        samples = as_integer("flatline_samples", samples, 1 if self.window_size == 1 else 2)
         if samples > self.window_size:
             remedy = "Only the window is kept: raise window_size."
             raise invalid("flatline_samples", samples, f"at most window_size = {self.window_size}", remedy)
@@ -170,9 +170,11 @@ def _set(config: Config, field: str, value: object) -> None:
     object.__setattr__(config, field, value)  # the class is frozen for everybody else
 
 
-def _integer(argument: str, got: object, low: int) -> None:
-    if isinstance(got, bool) or not isinstance(got, int) or got < low:
+def as_integer(argument: str, got: object, low: int) -> int:
+    """Return a Python int, of an integer of Python or numpy."""
+    if isinstance(got, bool) or not isinstance(got, numbers.Integral) or got < low:
         raise invalid(argument, got, f"a whole number, {low} or more", "Sizes fix the shapes of the compiled program.")
+    return int(got)
 
 
 def _real(argument: str, got: object) -> float:

@@ -248,7 +248,7 @@ def _judge(
     limit_low, limit_high = alerts.limits(stats, config)
     outside = is_outside(batch, limit_low, limit_high)
     declared = np.array([pair[1] is not None for pair in config.bounds])
-    nonfinite = (step.tally.nan + step.tally.posinf + step.tally.neginf) > 0
+    nonfinite = step.tally.nan + step.tally.posinf + step.tally.neginf
     evidence = Evidence(
         stats=stats,
         varied=jnp.asarray(declared) | (low < high),
@@ -257,13 +257,13 @@ def _judge(
         batch_samples=step.samples[:r],
         batch_outliers=outliers[:r],
         any_outlier=jnp.any(outside, axis=1),
-        nonfinite=nonfinite[:r],
+        nonfinite=nonfinite[:r] > 0,
     )
     rule = alerts.evaluate(evidence, fields.averages, fields.memory, config)
     zeros = stats.zeros / jnp.maximum(stats.samples, 1.0)
     ready = stats.samples >= 0.9 * config.window_size  # a short window of a rare reward can miss its zeros by chance
     rearm = jnp.concatenate([ready & (zeros < np.float32(0.95 * config.zero_threshold)), jnp.zeros(2, bool)])
-    return alerts.advance(fields.memory, rule, (step.samples > 0) | nonfinite, rearm, config)
+    return alerts.advance(fields.memory, rule, step.tally.valid + nonfinite > 0, rearm, config)
 
 
 def _advance_averages(config: Config, averages: Averages, step: _Step, outliers: Array) -> Averages:

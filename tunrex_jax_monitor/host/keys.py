@@ -288,9 +288,9 @@ def _pair(words: np.ndarray) -> float:
     return float(words[0]) + float(words[1])
 
 
-def _std(m2: float, count: float, ordered: np.ndarray) -> float:
+def _std(m2: float, count: int | float, ordered: np.ndarray) -> float:
     """Return sqrt(m2 / count). Equal samples have none: what rounding left in `m2` would pass for a spread."""
-    variance = _ratio(m2, max(count, 0.0))
+    variance = _ratio(m2, max(count, 0))
     return 0.0 if variance >= 0 and ordered[0] == ordered[-1] else math.sqrt(max(variance, 0.0))
 
 

@@ -9,13 +9,14 @@ is left of that. Give it `log_frequency` steps and a persistent compilation cach
 
 import atexit
 import logging
+import operator
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -70,13 +71,13 @@ class Reporter:
         self._builder = Builder(acc, self._workers)
         self._compiled: threading.Event | None = None
         self._steps, self._seconds = 0, 0.0  # since the last emission
-        self._last_step: int | None = None
+        self._last_step: SupportsIndex | None = None
         self._state: MonitorState | None = None
         self._has_callback = self._closed = self._broken = self._told = False
         self._pid = os.getpid()
         atexit.register(self.close)
 
-    def step(self, step: int, state: MonitorState) -> MonitorState:
+    def step(self, step: SupportsIndex, state: MonitorState) -> MonitorState:
         """Take note of a training step; every `log_frequency` calls, emit. Never waits for the device, never raises.
 
         Args:
@@ -95,7 +96,7 @@ class Reporter:
             _logger.exception("The reward monitor has switched itself off; training goes on without it.")
             return state
 
-    def _step(self, step: int, state: MonitorState) -> MonitorState:
+    def _step(self, step: SupportsIndex, state: MonitorState) -> MonitorState:
         is_due = self._steps + 1 >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
@@ -112,13 +113,13 @@ class Reporter:
         if wait:
             self._compiled.wait()
 
-    def _emit(self, step: int | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
+    def _emit(self, step: SupportsIndex | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
             overhead = 1e3 * self._seconds / self._steps if self._steps else None
-            step = None if step is None else int(step)  # numpy's integers are no JSON
-            self._builder.put(Emission(words, time.time(), step, overhead, state if with_run else None))
+            number = None if step is None else operator.index(step)  # numpy's integers are no JSON
+            self._builder.put(Emission(words, time.time(), number, overhead, state if with_run else None))
         self._steps, self._seconds = 0, 0.0
         return fresh
 
@@ -206,7 +207,7 @@ class Reporter:
             _logger.warning("The reporter is closed: steps after close are not recorded. Make a new Reporter.")
         return not (self._closed or self._broken) and os.getpid() == self._pid
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Reporter":
         """Return the reporter."""
         return self
 

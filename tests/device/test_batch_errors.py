@@ -1,0 +1,120 @@
+"""What a step refuses while it is traced; nothing is compiled here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tunrex_jax_monitor.accumulator import RewardAccumulator
+
+FLAT, GROUPED = RewardAccumulator(("a", "b")), RewardAccumulator(("a", "b"), group_size=4)
+X = jnp.zeros(8)
+
+
+def trace(acc, rewards, **options):
+    """Abstractly: shapes and dtypes are all that the checks may look at."""
+    state = jax.eval_shape(acc.init)
+    return jax.eval_shape(lambda s, r, o: acc.update(s, r, **o), state, rewards, options)
+
+
+def message(call) -> str:
+    with pytest.raises(ValueError, match=", allowed: ") as error:
+        call()
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "words"),
+    [
+        ({"a": X}, ("rewards: got ('a',)", "('a', 'b')", "Missing: ['b']")),
+        ({"a": X, "b": X, "c": X}, ("('a', 'b', 'c')", "exactly the names ('a', 'b')", "unknown: ['c']")),
+        ({"a": X, "B": X}, ("Missing: ['b']", "unknown: ['B']")),
+        ({}, ("Missing: ['a', 'b']",)),
+        ({"a": X, "b": X[:4]}, ("'a': (8,)", "'b': (4,)", "one shape for all")),
+        ({"a": X, "b": X.reshape(2, 4)}, ("(8,)", "(2, 4)", "one shape for all")),
+        ({"a": X[0], "b": X[0]}, ("rewards: got ()", "[N] or [B, G]")),
+        ({"a": X.reshape(2, 2, 2), "b": X.reshape(2, 2, 2)}, ("(2, 2, 2)", "[N] or [B, G]", "token")),
+    ],
+)
+def test_rewards_must_be_the_named_ones_in_one_shape(rewards, words):
+    text = message(lambda: trace(FLAT, rewards))
+    assert all(word in text for word in words), text
+
+
+@pytest.mark.parametrize("rewards", [X, (X, X)])
+def test_rewards_must_be_a_mapping(rewards):
+    """With the run-time types of this test session on, their checker may speak first."""
+    with pytest.raises((ValueError, TypeError), match="rewards"):
+        FLAT.update(FLAT.init(), rewards)
+
+
+def test_order_and_kind_of_the_mapping_do_not_matter():
+    assert trace(FLAT, {"b": X, "a": X}) == trace(FLAT, {"a": X, "b": X})
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((10,), ("(10,)", "divisible by group_size=4", "mask")), ((4, 2), ("(4, 2)", "[B, 4]", "last axis"))],
+)
+def test_samples_must_form_whole_groups(shape, words):
+    x = jnp.zeros(shape)
+    text = message(lambda: trace(GROUPED, {"a": x, "b": x}))
+    assert all(word in text for word in words), text
+    trace(FLAT, {"a": x, "b": x})
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4), (0,), (0, 4), (4,)])
+def test_whole_groups_are_taken_flat_or_square(shape):
+    x = jnp.zeros(shape)
+    assert trace(GROUPED, {"a": x, "b": x}) == jax.eval_shape(GROUPED.init)
+
+
+@pytest.mark.parametrize("mask_shape", [(4,), (2, 4), (1,), (), (8, 1)])
+def test_a_mask_of_another_shape_is_told_with_both_shapes(mask_shape):
+    mask = jnp.ones(mask_shape, bool)
+    for given in (mask, {"b": mask}):
+        text = message(lambda given=given: trace(FLAT, {"a": X, "b": X}, mask=given))
+        assert text.startswith(f"mask: got {mask_shape}")
+        assert "(8,)" in text
+
+
+def test_a_mask_for_an_unknown_reward_is_told():
+    text = message(lambda: trace(FLAT, {"a": X, "b": X}, mask={"c": X > 0}))
+    assert "mask: got ['c']" in text
+    assert "('a', 'b')" in text
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), ()])
+def test_lengths_of_another_shape_are_told_with_both_shapes(shape):
+    text = message(lambda: trace(FLAT, {"a": X, "b": X}, lengths=jnp.zeros(shape, jnp.int32)))
+    assert text.startswith(f"lengths: got {shape}")
+    assert "(8,)" in text
+
+
+def test_complex_rewards_are_refused_by_name():
+    text = message(lambda: trace(FLAT, {"a": X, "b": X.astype(jnp.complex64)}))
+    assert text.startswith("rewards['b']: got 'complex64'")
+    text = message(lambda: trace(FLAT, {"a": X, "b": X}, lengths=X.astype(jnp.complex64)))
+    assert "complex64" in text
+    assert text.startswith("lengths: got ")
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float16", "bfloat16", "float8_e4m3fn", "int8", "uint8", "int32", "uint32", "bool"]
+)
+def test_every_real_dtype_gives_the_same_state(dtype):
+    x = jnp.zeros(8, dtype)
+    assert trace(FLAT, {"a": x, "b": x}) == jax.eval_shape(FLAT.init)
+
+
+@pytest.mark.parametrize("mask", [np.ones(8), np.ones(8, np.int32), np.ones(8, np.float16), np.ones(8, bool)])
+def test_masks_of_zeros_and_ones_are_masks(mask):
+    trace(FLAT, {"a": X, "b": X}, mask=mask)
+
+
+def test_outlier_mask_checks_the_same():
+    state = jax.eval_shape(FLAT.init)
+    assert "Missing" in message(lambda: jax.eval_shape(FLAT.outlier_mask, state, {"a": X}))
+    rewards, mask = {"a": X, "b": X}, jnp.ones(4, bool)
+    text = message(lambda: jax.eval_shape(lambda s, r, m: FLAT.outlier_mask(s, r, mask=m), state, rewards, mask))
+    assert "mask: got (4,)" in text

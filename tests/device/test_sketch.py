@@ -1,0 +1,194 @@
+"""The run sketch: exact, additive, and within its documented distance of numpy's percentiles."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.datasets import DATASETS
+from tests.device import support
+from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device import sketch
+from tunrex_jax_monitor.device.bits import order_key
+from tunrex_jax_monitor.host import quantiles
+
+BIN_WIDTH = 0.0201  # of the module's docstring: no bin spans more of its value
+LOW, HIGH = 2.0**-13, 1.5e4  # between which bins are relative
+ACC = RewardAccumulator(("x",))
+NO_ATOMS = np.zeros((2, 0, 1), np.uint32)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def of(x: jax.Array, centers: tuple[float, ...] | None = None) -> sketch.Sketch:
+    return sketch.from_batch(x, ~jnp.isnan(x), np.array(centers or (0.0,) * x.shape[0], np.float32))
+
+
+def points(s: sketch.Sketch, i: int = 0) -> quantiles.Points:
+    return quantiles.RunSketch(*(np.asarray(v) for v in s), atoms=NO_ATOMS).points(ACC, i)
+
+
+def sample(name: str, n: int = 50_000, seed: int = 3) -> np.ndarray:
+    return DATASETS[name](np.random.default_rng(seed), n).astype(np.float32)
+
+
+def test_bins_are_in_order_and_none_is_wider_than_documented():
+    octaves = (np.arange(127 - 14, 127 + 15, dtype=np.int64) << 23)[:, None] + np.arange(0, 2**23, 2**11)[None]
+    x = octaves.ravel().astype(np.uint32).view(np.float32)
+    index = np.asarray(sketch.bin_index(jnp.asarray(x)))
+    assert (np.diff(index) >= 0).all()
+    inside = (x >= LOW) & (x <= HIGH)
+    x, index = x[inside].astype(np.float64), index[inside]
+    starts = np.flatnonzero(np.diff(index, prepend=index[0] - 1))
+    assert (np.diff(index[starts]) == 1).all()  # no bin is left out
+    first, beyond = x[starts[:-1]], x[starts[1:]]
+    assert (beyond / first - 1).max() <= BIN_WIDTH
+    mirrored = np.asarray(sketch.bin_index(jnp.asarray(-x, jnp.float32)))
+    np.testing.assert_array_equal(mirrored - sketch.BINS_PER_SIGN, -(index - sketch.BINS_PER_SIGN))
+
+
+@pytest.mark.parametrize("x", [0.0, -0.0])
+def test_zero_has_a_bin_of_its_own(x):
+    index = sketch.bin_index(jnp.asarray(np.array([x, 1e-30, -1e-30, 1e-4, -1e-4], np.float32)))
+    assert int(index[0]) == sketch.BINS_PER_SIGN
+    assert sketch.BINS_PER_SIGN not in np.asarray(index[1:])
+
+
+@pytest.mark.parametrize(
+    "name", ["lognormal", "normal", "heavy_tail", "negative", "bimodal", "large_offset", "constant"]
+)
+def test_quantiles_are_within_the_width_of_a_bin_of_numpy(name):
+    x = sample(name)
+    found = points(of(jnp.asarray(x[None])))
+    assert sum(found.counts) == len(x)
+    for p in quantiles.PERCENTILES:
+        want = np.percentile(x.astype(np.float64), p)
+        assert abs(quantiles.percentile(found, p) - want) <= BIN_WIDTH * abs(want) + LOW
+
+
+@pytest.mark.parametrize("p", [0, 100])
+@pytest.mark.parametrize("name", ["lognormal", "normal", "heavy_tail", "negative"])
+def test_both_ends_are_exact(name, p):
+    x = sample(name)
+    assert quantiles.percentile(points(of(jnp.asarray(x[None]))), p) == np.percentile(x.astype(np.float64), p)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.999])
+def test_the_worst_data_for_a_bin_stay_within_the_bound(share):
+    edges = np.arange(2**9) * 2**14 + (127 << 23)
+    x = edges.astype(np.uint32).view(np.float32)
+    index = np.asarray(sketch.bin_index(jnp.asarray(x)))
+    inside = x[index == index[200]]
+    low, high = inside.min(), inside.max()  # the two ends of one bin, in unequal parts
+    n = 10_000
+    x = np.where(np.arange(n) < share * n, low, high).astype(np.float32)
+    found = points(of(jnp.asarray(x[None])))
+    for p in quantiles.PERCENTILES:
+        want = np.percentile(x.astype(np.float64), p)
+        assert abs(quantiles.percentile(found, p) - want) <= BIN_WIDTH * want
+
+
+def test_median_of_a_32_to_68_split_of_0_and_3_is_exactly_3():
+    x = np.repeat(np.array([0, 3], np.float32), (32, 68))
+    assert quantiles.percentile(points(of(jnp.asarray(x[None]))), 50) == 3.0
+
+
+def test_isolated_values_are_exact():
+    x = np.random.default_rng(0).choice(np.array([-2.0, -0.5, 0.0, 0.1, 1 / 3, 1.0, 3.0], np.float32), 5000)
+    found = points(of(jnp.asarray(x[None])))
+    for p in quantiles.PERCENTILES:
+        assert quantiles.percentile(found, p) == np.percentile(x.astype(np.float64), p)
+
+
+def test_any_order_split_or_tree_gives_the_same_bits():
+    x = sample("heavy_tail", 4096)
+    whole = of(jnp.asarray(x[None]))
+    rng = np.random.default_rng(0)
+    support.assert_same_bits(of(jnp.asarray(rng.permutation(x)[None])), whole)
+    parts = [of(jnp.asarray(part[None])) for part in np.split(rng.permutation(x), 16)]
+    in_a_row = functools.reduce(sketch.merge, parts)
+    backwards = functools.reduce(sketch.merge, parts[::-1])
+    tree = parts
+    while len(tree) > 1:
+        tree = [sketch.merge(a, b) for a, b in zip(tree[::2], tree[1::2], strict=True)]
+    for other in (in_a_row, backwards, tree[0]):
+        support.assert_same_bits(other, whole)
+
+
+def test_every_way_of_scattering_gives_the_same_bits():
+    x = jnp.asarray(sample("heavy_tail", 2 * 4096).reshape(2, 4096))
+    index = sketch.bin_index(x) + jnp.array([[0], [sketch.BINS]], jnp.int32)
+    counted = jnp.asarray(np.random.default_rng(0).random(x.shape) < 0.8)
+    operands = [v.reshape(-1) for v in (index, counted, order_key(x))]
+    ways = [getattr(sketch, name) for name in dir(sketch) if name.startswith("_scatter")]
+    assert len(ways) == 2  # one for CPU, one for a GPU, which no test here runs otherwise
+    first, other = (way(*operands, size=2 * sketch.BINS) for way in ways)
+    support.assert_same_bits(first, other)
+
+
+def test_no_data_is_the_identity():
+    s = of(jnp.asarray(sample("normal", 1000)[None]))
+    support.assert_same_bits(sketch.merge(s, sketch.init(1)), s)
+    support.assert_same_bits(sketch.merge(sketch.init(1), s), s)
+    support.assert_same_bits(of(jnp.full((1, 5), jnp.float32(np.nan))), sketch.init(1))
+
+
+def test_counts_are_exact_past_32_bits():
+    s = of(jnp.asarray(np.repeat(np.array([0, 3], np.float32), (32, 68))[None]))
+    join = jax.jit(sketch.merge)
+    for _ in range(33):
+        s = join(s, s)
+    found = points(s)
+    assert found.counts == [32 * 2**33, 68 * 2**33]
+    assert quantiles.percentile(found, 50) == 3.0
+    assert quantiles.percentile(found, 25) == 0.0
+
+
+def test_a_center_gives_resolution_to_what_lies_close_to_it():
+    x = (100 + 1e-2 * np.random.default_rng(0).normal(size=20_000)).astype(np.float32)
+    found = points(of(jnp.asarray(x[None]), (100.0,)))
+    for p in quantiles.PERCENTILES:
+        want = np.percentile(x.astype(np.float64), p)
+        assert abs(quantiles.percentile(found, p) - want) <= BIN_WIDTH * abs(want - 100) + LOW
+
+
+@pytest.mark.parametrize("value", [1e-12, 1e-6, 2e4, 1e9, -1e15])
+def test_values_beyond_the_bins_are_kept_with_their_extremes(value):
+    x = np.array([value, value * 1.5, 1.0], np.float32)
+    found = points(of(jnp.asarray(x[None])))
+    assert sum(found.counts) == 3
+    assert quantiles.percentile(found, 0) == float(x.min())
+    assert quantiles.percentile(found, 100) == float(x.max())
+
+
+@pytest.mark.parametrize("name", ["lognormal", "heavy_tail", "bimodal", "constant", "negative", "large_offset"])
+def test_the_run_histogram_counts_every_sample_once(name):
+    x = sample(name)
+    found = quantiles.histogram(points(of(jnp.asarray(x[None]))))
+    assert sum(found.counts) == len(x)
+    assert len(found.edges) == len(found.counts) + 1 <= 65
+    assert found.edges[0] <= x.min() <= x.max() < found.edges[-1]
+    assert all(isinstance(c, int) and c >= 0 for c in found.counts)
+    want = np.array([(x.astype(np.float64) < edge).sum() for edge in found.edges])
+    got = np.concatenate([[0], np.cumsum(found.counts)])
+    if name != "large_offset":  # all of it lies in one bin of the sketch
+        assert np.abs(got - want).max() <= 0.06 * len(x)  # a bin of the sketch is split between two of the histogram
+
+
+def test_atoms_are_counted_apart_and_exactly():
+    acc = RewardAccumulator(("x",), atoms=(0.1, 1.0, 1.001))
+    rng = np.random.default_rng(5)
+    x = np.where(rng.random(600) < 0.5, rng.choice(np.array([0.1, 1.0, 1.001]), 600), rng.normal(size=600))
+    x = x.astype(np.float32)
+    state = acc.init()
+    for part in np.split(x, 3):
+        state = acc.update_jit(state, {"x": jnp.asarray(part)})
+    f = support.fields(acc, state)
+    assert f.low.atoms[:, 0, 0].tolist() == [int((x == np.float32(a)).sum()) for a in acc.atoms]
+    record = acc.record(state)
+    for p in quantiles.PERCENTILES:
+        want = np.percentile(x.astype(np.float64), p)
+        assert abs(record.scalars[f"x/run/p{p:02d}"] - want) <= BIN_WIDTH * abs(want) + LOW
+    assert record.scalars["x/run/p75"] == np.percentile(x.astype(np.float64), 75)  # 1.0, beside 1.001 in one bin
+    assert sum(record.histograms["x/run/histogram"].counts) == 600

@@ -1,0 +1,572 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.device.support import batch
+from tests.host.streams import ACC, EVERY, held, numbered, plain, pulled, run_loop, updates
+from tests.host.support import ROOT
+from tunrex_jax_monitor import JsonlSink, MemorySink, Reporter, RewardAccumulator, read_manifest, read_records
+from tunrex_jax_monitor.host import builder, transfer
+
+STEPS = 10  # two whole intervals and a half
+
+
+class Stuck:
+    """A sink whose first write does not return before `gate` is set."""
+
+    def __init__(self):
+        self.entered, self.gate = threading.Event(), threading.Event()
+
+    def write(self, record):
+        self.entered.set()
+        self.gate.wait()
+
+    def close(self):
+        pass
+
+
+class Raises(MemorySink):
+    def write(self, record):
+        raise RuntimeError("no network")
+
+
+@pytest.fixture
+def sink():
+    return MemorySink()
+
+
+@pytest.fixture
+def stuck():
+    sink = Stuck()
+    yield sink
+    sink.gate.set()
+
+
+def samples(name, steps):
+    return np.concatenate([batch(step)[name].ravel() for step in steps]).astype(np.float64)
+
+
+def errors(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+# What is emitted, and when
+
+
+@pytest.mark.parametrize("first", [0, 1000])
+def test_every_log_frequency_steps_a_record_and_the_rest_at_close(sink, first):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS, first=first)
+    assert updates(sink.records) == [4, 8, 10]
+    assert [record.step for record in sink.records] == [first + 3, first + 7, first + 9]
+    assert [record.scalars["monitoring/step"] for record in sink.records] == [first + 3, first + 7, first + 9]
+
+
+def test_series_hold_every_step_once_with_its_own_statistics(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS, first=1000)
+    assert [step for record in sink.records for step in record.series["step"]] == list(range(1000, 1010))
+    for name in ACC.reward_names:
+        means = [mean for record in sink.records for mean in record.series[f"{name}/mean"]]
+        np.testing.assert_allclose(means, [samples(name, [step]).mean() for step in range(STEPS)], rtol=1e-6, atol=1e-7)
+
+
+def test_an_interval_is_numpy_on_exactly_its_samples(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS)
+    for record, steps in zip(sink.records, (range(4), range(4, 8), range(8, 10)), strict=True):
+        for name in ACC.reward_names:
+            x = samples(name, steps)
+            found = [record.scalars[f"{name}/interval/{key}"] for key in ("mean", "std", "min", "max", "count")]
+            np.testing.assert_allclose(found, [x.mean(), x.std(), x.min(), x.max(), x.size], rtol=1e-6, atol=1e-7)
+
+
+def test_run_quantiles_come_with_the_last_record_only(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS)
+    assert [sum("/run/p" in key for key in record.scalars) for record in sink.records] == [0, 0, 27]
+    assert ["answer/run/histogram" in record.histograms for record in sink.records] == [False, False, True]
+    for name in ACC.reward_names:
+        exact = np.percentile(samples(name, range(STEPS)), 50)
+        assert sink.records[-1].scalars[f"{name}/run/p50"] == pytest.approx(exact, rel=0.02, abs=0.02)
+
+
+def test_a_run_that_ends_on_an_emission_still_gets_its_run_quantiles(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, 8)
+    assert updates(sink.records) == [4, 8, 8]
+    assert sink.records[-1].series["step"] == []
+    assert "answer/interval/mean" not in sink.records[-1].scalars
+    assert "answer/run/p50" in sink.records[-1].scalars
+
+
+def test_each_record_tells_what_monitoring_cost_without_the_compilation(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS)
+    assert all(0 < record.scalars["monitoring/overhead_ms"] < 1000 for record in sink.records)
+    assert all(record.scalars["monitoring/dropped_records"] == 0 for record in sink.records)
+
+
+def test_step_numbers_may_be_of_numpy_or_jax(sink, tmp_path):
+    with Reporter(ACC, [sink], run_dir=tmp_path) as reporter:
+        mon = ACC.init()
+        for step in (np.int64(7), np.int64(8), np.int64(9), jnp.int32(10)):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(0)))
+    assert [record.step for record in read_records(tmp_path)] == [10, 10]
+
+
+def test_a_loop_without_a_step_records_nothing(sink, caplog):
+    Reporter(ACC, [sink]).close()
+    assert sink.records == []
+    assert caplog.messages == []
+
+
+# Flush and resume
+
+
+def test_flush_ends_the_interval_and_returns_when_it_is_written(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, 6)
+        mon = reporter.flush(mon)
+        assert updates(sink.records) == [4, 6]
+        assert "answer/run/p50" in sink.records[-1].scalars
+        for step in range(6, 11):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(step)))
+    assert updates(sink.records) == [4, 6, 10, 11]
+    assert [step for record in sink.records for step in record.series["step"]] == list(range(11))
+
+
+def test_flush_without_a_state_waits_for_what_was_emitted(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, 6)
+        assert reporter.flush() is None
+        assert updates(sink.records) == [4]
+        run_loop(reporter, 2, mon=mon)
+        reporter.flush()
+        assert updates(sink.records) == [4, 8]
+
+
+def test_a_run_that_goes_on_from_a_flushed_checkpoint_misses_no_step(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        checkpoint = jax.tree.map(np.asarray, reporter.flush(run_loop(reporter, 6)))
+    resumed = MemorySink()
+    with Reporter(ACC, [resumed]) as reporter:
+        mon = jax.tree.map(jnp.asarray, checkpoint)
+        for step in range(6, 12):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(step)))
+    records = [*sink.records[:2], *resumed.records]
+    assert [step for record in records for step in record.series["step"]] == list(range(12))
+    whole = pulled(12)[-1].scalars
+    for key in ("answer/run/mean", "style/run/p50", "format/count", "answer/ema_long"):
+        assert resumed.records[-1].scalars[key] == pytest.approx(whole[key])
+
+
+# Donation
+
+
+def test_an_emission_is_readable_after_its_state_was_donated(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        with held(reporter):
+            run_loop(reporter, STEPS)
+            assert sink.records == []
+        reporter.flush()
+        assert list(map(plain, sink.records)) == list(map(plain, pulled(STEPS)[:2]))
+
+
+def test_a_state_that_was_donated_after_step_is_told_and_the_rest_is_drained(sink, caplog):
+    reporter = Reporter(ACC, [sink])
+    ACC.update_jit(run_loop(reporter, STEPS), batch(0))
+    reporter.close()
+    assert updates(sink.records) == [4, 8]
+    (message,) = caplog.messages
+    assert message.startswith("The monitor state was donated after Reporter.step")
+
+
+def test_close_takes_the_last_state_where_step_did_not_see_it(sink, caplog):
+    reporter = Reporter(ACC, [sink])
+    mon = ACC.update_jit(run_loop(reporter, STEPS), batch(10))
+    reporter.close(mon)
+    assert updates(sink.records) == [4, 8, 11]
+    assert caplog.messages == []
+
+
+def test_a_loop_that_forgets_to_take_the_state_back_is_told_once(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for step in range(13):
+            mon = ACC.update_jit(mon, batch(step))
+            reporter.step(step, mon)
+    assert updates(sink.records) == [4, 8, 12, 13]
+    assert sum("mon = reporter.step(step, mon)" in message for message in caplog.messages) == 1
+
+
+def test_the_state_from_step_does_not_retrace_the_users_step():
+    step = jax.jit(ACC.update, donate_argnums=0)
+    with Reporter(ACC) as reporter:
+        mon = ACC.init()
+        for i in range(EVERY + 2):
+            mon = reporter.step(i, step(mon, batch(i)))
+    assert step._cache_size() == 1
+
+
+def train(monitored, sinks=()):
+    """A few steps of gradient ascent on a policy whose rewards are monitored, or not."""
+
+    def objective(params, x):
+        score = jnp.tanh(x @ params["w"]) + params["b"]
+        return score.mean(), score
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def train_step(params, mon, x):
+        (_, score), slope = jax.value_and_grad(objective, has_aux=True)(params, x)
+        params = jax.tree.map(lambda p, g: p + 0.1 * g, params, slope)
+        rewards = {"format": (score > 0).astype(jnp.float32), "answer": score, "style": score + 10}
+        return params, ACC.update(mon, rewards) if monitored else mon
+
+    params = {"w": jnp.arange(6, dtype=jnp.float32) / 7, "b": jnp.float32(0.1)}
+    mon = ACC.init()
+    reporter = Reporter(ACC, sinks)
+    for step in range(STEPS):
+        x = np.random.default_rng([3, step]).normal(size=(4, 8, 6)).astype(np.float32)
+        params, mon = train_step(params, mon, x)
+        if monitored:
+            mon = reporter.step(step, mon)
+    reporter.close()
+    return jax.tree.map(np.asarray, params)
+
+
+def test_training_is_the_same_to_the_bit_with_and_without_the_monitor(sink):
+    monitored, bare = train(True, [sink]), train(False)
+    assert jax.tree.all(jax.tree.map(np.array_equal, monitored, bare))
+    assert updates(sink.records) == [4, 8, 10]
+
+
+# Where the work is done
+
+
+def test_the_training_thread_traces_and_another_one_compiles():
+    acc = RewardAccumulator(("only_here",), window_size=8, min_samples=1, log_frequency=3)
+    where = []
+
+    def note(event, duration, **kwargs):
+        if event.endswith("backend_compile_duration"):
+            where.append(threading.current_thread().name)
+
+    mon = acc.update_jit(acc.init(), {"only_here": np.ones(2, np.float32)})
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        with Reporter(acc) as reporter:
+            for step in range(4):
+                mon = reporter.step(step, mon)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert where == ["tunrex-builder"]
+
+
+def test_a_sink_that_never_returns_stops_neither_training_nor_the_other_sinks(sink, stuck, caplog):
+    reporter = Reporter(ACC, [stuck, sink])
+    mon = run_loop(reporter, STEPS)
+    stuck.entered.wait()
+    assert int(ACC.record(mon).update) == STEPS
+    reporter.close(timeout_seconds=0.5)
+    assert list(map(plain, sink.records)) == list(map(plain, pulled(STEPS)))
+    (message,) = caplog.messages
+    assert message.startswith("Stuck is still busy")
+
+
+def test_flush_does_not_wait_for_ever(stuck):
+    reporter = Reporter(ACC, [stuck])
+    mon = run_loop(reporter, EVERY)
+    assert reporter.flush(mon, timeout_seconds=0.2) is not None
+    stuck.gate.set()
+    reporter.close()
+
+
+def test_a_sink_that_raises_is_told_once_and_the_others_go_on(sink, caplog):
+    with Reporter(ACC, [Raises(), sink]) as reporter:
+        run_loop(reporter, STEPS)
+    assert updates(sink.records) == [4, 8, 10]
+    assert len(errors(caplog)) == 1
+    assert errors(caplog)[0].startswith("Raises failed and is switched off")
+    assert "Raises did not get 3 records" in caplog.text
+
+
+def test_on_record_gets_every_record_off_the_training_thread():
+    seen = []
+    with Reporter(ACC, on_record=lambda record: seen.append((threading.current_thread(), record.update))) as reporter:
+        run_loop(reporter, STEPS)
+    assert [update for _, update in seen] == [4, 8, 10]
+    assert threading.current_thread() not in {thread for thread, _ in seen}
+
+
+def test_on_record_that_raises_is_told_once_and_switched_off(sink, caplog):
+    calls = []
+
+    def broken(record):
+        calls.append(record.update)
+        raise KeyError("mine")
+
+    with Reporter(ACC, [sink], on_record=broken) as reporter:
+        run_loop(reporter, STEPS)
+    assert calls == [4]
+    assert updates(sink.records) == [4, 8, 10]
+    assert len(errors(caplog)) == 1
+    assert errors(caplog)[0].startswith("on_record failed and is switched off")
+
+
+def test_what_a_slow_sink_misses_is_counted_in_the_records(sink, stuck):
+    reporter = Reporter(ACC, [stuck, sink])
+    reporter.write_rows(numbered(1))
+    stuck.entered.wait()
+    reporter.write_rows(numbered(100, first=EVERY))
+    reporter._builder.drain(60)
+    stuck.gate.set()
+    reporter.close()
+    assert updates(sink.records) == [EVERY * (i + 1) for i in range(101)]
+    assert sink.records[-1].scalars["monitoring/dropped_records"] == 35  # 64 wait, and the last was not yet dropped
+
+
+def test_emissions_beyond_the_backlog_are_dropped_and_counted(sink, monkeypatch):
+    monkeypatch.setattr(builder, "_BACKLOG", 2)
+    reporter = Reporter(ACC, [sink])
+    run_loop(reporter, 1)  # the program is compiled before the thread is held
+    reporter._compiled.wait()
+    with held(reporter):
+        reporter._compiled.set()
+        run_loop(reporter, 5 * EVERY)
+    reporter.flush()
+    kept = len(sink.records)
+    reporter.close()
+    assert 1 <= kept <= 2
+    assert sink.records[-1].scalars["monitoring/dropped_records"] == 5 - kept
+
+
+# Failures of the monitor itself
+
+
+def test_a_failing_emission_switches_the_monitor_off_and_hands_the_state_back(sink, caplog, monkeypatch):
+    def broken(acc, state):
+        raise RuntimeError("no memory")
+
+    reporter = Reporter(ACC, [sink])
+    mon = run_loop(reporter, EVERY - 1)
+    monkeypatch.setattr(transfer, "emit", broken)
+    mon = ACC.update_jit(mon, batch(3))
+    assert reporter.step(3, mon) is mon
+    assert reporter.step(4, mon) is mon
+    reporter.close()
+    assert ACC.record(mon).update == EVERY
+    assert sink.records == []
+    (message,) = errors(caplog)
+    assert message.startswith("The reward monitor has switched itself off")
+    assert "no memory" in caplog.text
+
+
+def test_a_state_of_another_configuration_switches_the_monitor_off(sink, caplog):
+    other = RewardAccumulator(("a",), window_size=8, min_samples=1).init()
+    with Reporter(ACC, [sink]) as reporter:
+        for step in range(2 * EVERY):
+            assert reporter.step(step, other) is other
+    assert sink.records == []
+    assert len(errors(caplog)) == 1
+
+
+def test_words_that_cannot_be_read_are_told_once_and_counted(sink, caplog, monkeypatch):
+    real = transfer.emit
+    monkeypatch.setattr(transfer, "emit", lambda acc, state: (real(acc, state)[0][:-1], real(acc, state)[1]))
+    reporter = Reporter(ACC, [sink])
+    mon = run_loop(reporter, 3 * EVERY)
+    reporter.flush()
+    monkeypatch.undo()
+    reporter.close(mon)
+    assert len(errors(caplog)) == 1
+    (record,) = sink.records
+    assert record.scalars["monitoring/dropped_records"] == 3
+
+
+# The end of the loop
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_the_loop_leaves_complete_records(sink, error):
+    def interrupted():
+        with Reporter(ACC, [sink]) as reporter:
+            run_loop(reporter, STEPS)
+            raise error("in the loop")
+
+    with pytest.raises(error, match="in the loop"):
+        interrupted()
+    assert list(map(plain, sink.records)) == list(map(plain, pulled(STEPS)))
+
+
+def test_close_may_come_twice(sink):
+    reporter = Reporter(ACC, [sink])
+    mon = run_loop(reporter, STEPS)
+    reporter.close()
+    reporter.close(mon)
+    assert updates(sink.records) == [4, 8, 10]
+
+
+def test_after_close_nothing_is_recorded_and_that_is_told_once(sink, caplog):
+    reporter = Reporter(ACC, [sink])
+    mon = run_loop(reporter, EVERY)
+    reporter.close()
+    for step in range(2 * EVERY):
+        assert reporter.step(step, mon) is mon
+    assert reporter.flush(mon) is mon
+    reporter.callback(numbered(1)[0])
+    reporter.write_rows(numbered(1))
+    assert updates(sink.records) == [4, 4]
+    (message,) = caplog.messages
+    assert message.startswith("The reporter is closed")
+
+
+LOOP = """
+import os, signal, sys
+from tests.host.streams import *
+reporter = Reporter(ACC, run_dir=sys.argv[1])
+mon = run_loop(reporter, 10)
+"""
+
+
+def run_script(code, *arguments):
+    command = [sys.executable, "-c", LOOP + code, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+
+
+def test_a_program_that_ends_without_close_is_closed_at_exit(tmp_path):
+    done = run_script("", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert updates(read_records(tmp_path)) == [4, 8, 10]
+
+
+def test_a_killed_process_leaves_a_run_that_can_be_read(tmp_path):
+    code = "reporter._builder.drain(60); reporter.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    assert run_script(code, tmp_path).returncode == -signal.SIGKILL
+    assert updates(read_records(tmp_path)) == [4, 8]
+    assert read_manifest(tmp_path)["config"]["log_frequency"] == EVERY
+
+
+def test_a_forked_child_leaves_the_run_alone(tmp_path):
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+child = os.fork()
+if child == 0:
+    reporter.step(99, mon)
+    sys.exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    done = run_script(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert updates(read_records(tmp_path)) == [4, 8, 10]
+
+
+# The run directory
+
+
+def test_the_run_directory_holds_what_the_run_is_and_every_record(sink, tmp_path):
+    with Reporter(ACC, [sink], run_dir=tmp_path / "run") as reporter:
+        run_loop(reporter, STEPS)
+    assert read_records(tmp_path / "run") == sink.records
+    manifest = read_manifest(tmp_path / "run")
+    assert manifest["schema"] == 1
+    assert manifest["config"]["reward_names"] == list(ACC.reward_names)
+    assert manifest["versions"].keys() >= {"python", "jax", "jaxlib", "numpy"}
+    assert [device["platform"] for device in manifest["devices"]] == [device.platform for device in jax.devices()]
+    assert manifest["processes"] == 1
+
+
+def test_the_configuration_in_the_manifest_makes_the_same_accumulator(tmp_path):
+    Reporter(ACC, run_dir=tmp_path).close()
+    assert RewardAccumulator(**json.loads((tmp_path / "manifest.json").read_text())["config"]) == ACC
+
+
+def test_a_run_directory_that_holds_a_run_is_refused_and_kept(tmp_path):
+    with Reporter(ACC, run_dir=tmp_path) as reporter:
+        run_loop(reporter, STEPS)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        Reporter(ACC, run_dir=tmp_path)
+    with Reporter(ACC, [JsonlSink(tmp_path, overwrite=True)]) as reporter:
+        run_loop(reporter, EVERY)
+    assert updates(read_records(tmp_path)) == [4, 4]
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused_at_construction(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written"):
+        Reporter(ACC, run_dir=tmp_path / "file")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_disk_that_fills_up_costs_the_file_and_nothing_else(sink, tmp_path, caplog):
+    (tmp_path / "records.jsonl").symlink_to("/dev/full")
+    with Reporter(ACC, [sink], run_dir=tmp_path) as reporter:
+        run_loop(reporter, STEPS)
+    assert updates(sink.records) == [4, 8, 10]
+    assert len(errors(caplog)) == 1
+    assert "No space left on device" in caplog.text
+
+
+# Other processes of the job
+
+
+def test_a_process_that_is_not_the_first_dispatches_but_reads_and_writes_nothing(sink, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    dispatched = []
+    real = transfer.emit
+    monkeypatch.setattr(transfer, "emit", lambda acc, state: dispatched.append(1) or real(acc, state))
+    monkeypatch.setattr(builder.Builder, "put", lambda *arguments: pytest.fail("read"))
+    with Reporter(ACC, [sink], run_dir=tmp_path / "run") as reporter:
+        mon = run_loop(reporter, STEPS)
+        assert int(ACC.summarize(mon).interval) == 2
+        reporter.write_rows(numbered(3))
+        reporter.callback(numbered(1)[0])
+    assert len(dispatched) == 3
+    assert sink.records == []
+    assert not (tmp_path / "run").exists()
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sinks": MemorySink()}, "sinks: got .* allowed: a sequence of sinks. Put a single one in a list"),
+        ({"on_record": 3}, "on_record: got 3, allowed: a function"),
+    ],
+)
+def test_a_wrong_argument_names_got_allowed_and_remedy(arguments, message):
+    with pytest.raises(Exception, match=message):
+        Reporter(ACC, **arguments)
+
+
+def test_a_sink_that_cannot_begin_closes_those_that_have():
+    closed = []
+
+    class Begins(MemorySink):
+        def begin_run(self, manifest):
+            pass
+
+        def close(self):
+            closed.append(self)
+
+    class Cannot(Begins):
+        def begin_run(self, manifest):
+            raise ConnectionError("no server")
+
+    with pytest.raises(ConnectionError, match="no server"):
+        Reporter(ACC, [Begins(), Cannot()])
+    assert len(closed) == 1
