@@ -1,9 +1,12 @@
 """What the device tests share: jitted entry points, so that equal programs are compiled once, and readers of a state."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
@@ -48,6 +51,16 @@ def broken_batch(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         for value in (np.nan, np.inf, -np.inf):
             x[rng.random(x.shape) < 0.03] = value
     return rewards, rng.random(SHAPE) < 0.8
+
+
+@contextlib.contextmanager
+def without_runtime_types() -> Iterator[None]:
+    """As users run it: the type checker of the test session does not speak before our own errors do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def bits(tree) -> list[np.ndarray]:

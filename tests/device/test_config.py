@@ -7,10 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from tests.device import support
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import RESERVED_NAMES
 
 NAMES = ("format", "answer")
+
+
+@pytest.fixture(autouse=True)
+def _as_users_run():
+    with support.without_runtime_types():
+        yield
+
 
 BAD = [
     ({"reward_names": ()}, "reward_names", "one or more"),

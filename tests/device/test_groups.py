@@ -31,6 +31,7 @@ def run(kind: str):
             rewards, mask = support.broken_batch(i)
             mask[0] = i == 1  # a prompt that is missing as a whole
             mask[1, 1:] &= i != 3  # and one with a single member
+            mask[2:] |= i != 4
             length = np.random.default_rng([9, i]).integers(5, 300, SHAPE)
         rewards["style"][2] = 10.25  # no variance in a group, and none that float32 rounding could invent
         rewards["format"][3] = np.float32(0.3)
@@ -177,8 +178,12 @@ def test_correlations_are_pearson_over_the_samples_where_all_count(kind):
 def from_batch(x: np.ndarray, valid: np.ndarray, size: int, tolerance: float = 1e-6) -> groups.GroupBatch:
     """One reward of weight 1, its total, and no lengths."""
     rows = [np.stack([v, v, fill]) for v, fill in ((x, np.full_like(x, np.nan)), (valid, np.zeros_like(valid)))]
-    f = jax.jit(functools.partial(groups.from_batch, group_size=size, tolerance=tolerance, threshold=1.0))
-    return f(jnp.asarray(rows[0], jnp.float32), jnp.asarray(rows[1]), np.ones(1, np.float32))
+    f = jax.jit(
+        functools.partial(
+            groups.from_batch, weights=np.ones(1, np.float32), group_size=size, tolerance=tolerance, threshold=1.0
+        )
+    )
+    return f(jnp.asarray(rows[0], jnp.float32), jnp.asarray(rows[1]))
 
 
 def test_six_equal_rewards_have_no_variance_and_no_spread():

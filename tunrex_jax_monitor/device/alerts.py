@@ -55,7 +55,7 @@ class Averages(NamedTuple):
 
     short: Ema  # of the step's mean
     long: Ema
-    noise: Ema  # squared deviation of the step's mean from the long average
+    noise: Ema  # squared deviation of the step's mean from the short average
     outliers: Ema  # rare outliers per step
     samples: Ema  # samples per step
     zero_share: Ema  # share of groups without variance

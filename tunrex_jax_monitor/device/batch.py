@@ -53,7 +53,7 @@ def collect(
     """
     shape = _check_rewards(config, rewards)
     present = _stack_mask(config, mask, shape)
-    raw = jnp.stack([_to_float32(name, rewards[name]).reshape(-1) for name in config.reward_names])
+    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", rewards[n]).reshape(-1) for n in config.reward_names])
     length_row = None
     if lengths is not None:
         if jnp.shape(lengths) != shape:
@@ -154,7 +154,7 @@ def _to_float32(argument: str, x: ArrayLike) -> Array:
     if not (
         jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
     ):
-        raise invalid(f"rewards[{argument!r}]", array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
+        raise invalid(argument, array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
     return array.astype(jnp.float32)
 
 

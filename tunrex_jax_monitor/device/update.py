@@ -269,12 +269,12 @@ def _judge(
 def _advance_averages(config: Config, averages: Averages, step: _Step, outliers: Array) -> Averages:
     mean, has_data = step.moments.mean, step.samples > 0
     short, long = config.ema_alpha_short, config.ema_alpha_long
-    deviation = mean - ema.value(averages.long)
+    deviation = mean - ema.value(averages.short)
     zero_share = jnp.full_like(mean, np.float32(np.nan)) if step.groups is None else step.groups.zero_share
     return Averages(
         short=ema.update(averages.short, mean, has_data, short),
         long=ema.update(averages.long, mean, has_data, long),
-        noise=ema.update(averages.noise, deviation * deviation, has_data & (averages.long.weight > 0), long),
+        noise=ema.update(averages.noise, deviation * deviation, has_data & (averages.short.weight > 0), long),
         outliers=ema.update(averages.outliers, outliers, has_data, short),
         samples=ema.update(averages.samples, step.samples, has_data, short),
         zero_share=ema.update(averages.zero_share, zero_share, ~jnp.isnan(zero_share), short),

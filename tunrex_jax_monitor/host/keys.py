@@ -256,15 +256,15 @@ def _alerts(config: Config, s: Summary, step: int) -> tuple[AlertEvent, ...]:
 
 def _event(config: Config, kind: Alert, name: str, step: int, row: TraceRow | None, i: int) -> AlertEvent:
     fields = ("mean", "std", "min", "max", "ema_short", "ema_long", "zero_share")
-    numbers = {field: None if row is None else _or_none(getattr(row, field)[i]) for field in fields}
+    numbers = None if row is None else {field: _or_none(getattr(row, field)[i]) for field in fields}
     value = {Alert.DROP: "ema_short", Alert.SPIKE: "ema_short", Alert.GROUP_COLLAPSE: "zero_share"}.get(kind, "mean")
     return AlertEvent(
         step=step,
         reward=name,
         type=str(kind.name),
-        message=describe(kind, name, numbers, config),
+        message=describe(kind, name, numbers),
         remedy=MESSAGES[kind].remedy,
-        value=numbers[value],
+        value=None if numbers is None else numbers[value],
         threshold=threshold(kind, config),
     )
 
