@@ -121,7 +121,7 @@ def test_equal_values_are_equal_and_hash_equal():
     ]
     assert len(set(given)) == 1
     assert RewardAccumulator(NAMES) != RewardAccumulator(NAMES[::-1])
-    assert RewardAccumulator(NAMES) != RewardAccumulator(NAMES, std_threshold=4)
+    assert RewardAccumulator(NAMES) != RewardAccumulator(NAMES, std_threshold=4.0)
 
 
 @pytest.mark.parametrize("field", ["window_size", "log_frequency", "min_samples", "group_size", "warmup_steps"])

@@ -73,7 +73,7 @@ def test_words_of_another_layout_are_refused(change):
 
 def test_thresholds_do_not_change_the_layout():
     support.assert_same_bits(
-        dataclasses.replace(EVERYTHING, std_threshold=4).unpack(words()), EVERYTHING.unpack(words())
+        dataclasses.replace(EVERYTHING, std_threshold=4.0).unpack(words()), EVERYTHING.unpack(words())
     )
 
 

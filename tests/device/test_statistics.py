@@ -26,9 +26,9 @@ WINDOW = 600
 ACC = RewardAccumulator(NAMES, window_size=WINDOW)
 STEPS, BEFORE_INTERVAL = 4, 2
 # (samples per step, shape they are padded to, mask)
-UNMASKED = [(n, n, "none") for n in (0, 1, 7, 64, 512, 8192)]
-PADDED = [(n, 64, "padded") for n in (0, 1, 7)]
-MASKED = [(64, 64, "random"), (64, 64, "all-false"), (8192, 8192, "random"), (8192, 8192, "all-false")]
+UNMASKED = [(n, n, "none") for n in (0, 1, 7, 64, 8192)]
+PADDED = [(0, 64, "padded"), (1, 64, "padded"), (7, 64, "padded"), (512, 8192, "padded")]
+MASKED = [(n, n, kind) for n in (64, 8192) for kind in ("random", "all-false")]
 CASES = UNMASKED + PADDED + MASKED
 ALPHAS = {"ema_short": 0.1, "ema_long": 0.01}
 
@@ -51,7 +51,7 @@ def _mask(kind: str, size: int, padded: int, step: int) -> np.ndarray | None:
 
 @functools.cache
 def _run(size: int, padded: int, kind: str):
-    state, steps, masks = ACC.init(batch_size=8192 if size == 8192 else None), [], []
+    state, steps, masks = ACC.init(batch_size=8192 if padded == 8192 else None), [], []
     for i in range(STEPS):
         steps.append(_step(size, padded, i))
         masks.append(_mask(kind, size, padded, i))

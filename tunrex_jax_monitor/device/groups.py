@@ -85,7 +85,7 @@ def from_batch(
     complete = n == group_size
     zero = scored & (high - low <= np.float32(tolerance))
     counts = GroupCounts(*(_count(v) for v in (n > 0, scored, zero, (n > 0) & ~complete)))
-    correct = jnp.sum((valid & (x >= np.float32(threshold))).astype(jnp.int32), axis=0)
+    correct = jnp.sum((valid & (x >= np.float32(threshold))).astype(jnp.int32), axis=0, dtype=jnp.int32)
     correct = jnp.where(complete, correct, -1)
     levels = jnp.arange(group_size + 1, dtype=jnp.int32)[:, None, None]
     solved = jnp.sum((correct[None] == levels).astype(jnp.uint32), axis=2, dtype=jnp.uint32)

@@ -50,6 +50,7 @@ class Builder:
     """
 
     def __init__(self, acc: "RewardAccumulator", workers: Sequence[SinkWorker]) -> None:
+        self._scalars: dict[str, float] = {}  # of the last record
         self._acc = acc
         self._workers = workers
         self._sorter = _Sorter()
@@ -86,8 +87,8 @@ class Builder:
         return done
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Wait until everything put so far has gone to the workers; False when it took too long."""
-        return self.run(self._release).wait(timeout_seconds)
+        """Wait until everything put so far has gone to the workers; False when it took too long, or after `close`."""
+        return self._thread.is_alive() and self.run(self._release).wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """End the thread after what has been put."""
@@ -149,6 +150,10 @@ class Builder:
             transfer.with_run(self._acc, record, summary, emission.state)
         if emission.overhead_ms is not None:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
+        if not summary.interval:  # read again right behind an emission, for the run: the interval's keys still hold
+            for key, value in self._scalars.items():
+                record.scalars.setdefault(key, value)
+        self._scalars = record.scalars
         return record
 
     def _check_reset(self, summary: Summary) -> None:

@@ -69,7 +69,7 @@ class Reporter:
         self._reads = jax.process_index() == 0
         self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers)
-        self._compiled: threading.Event | None = None
+        self._compiling: threading.Thread | None = None
         self._steps, self._seconds = 0, 0.0  # since the last emission
         self._last_step: SupportsIndex | None = None
         self._state: MonitorState | None = None
@@ -108,10 +108,12 @@ class Reporter:
         return state
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
-        if self._compiled is None:
-            self._compiled = self._builder.run(transfer.prepare_emit(self._acc, state))
+        if self._compiling is None:
+            job = transfer.prepare_emit(self._acc, state)
+            self._compiling = threading.Thread(target=job, name="tunrex-compiler", daemon=True)
+            self._compiling.start()
         if wait:
-            self._compiled.wait()
+            self._compiling.join()
 
     def _emit(self, step: SupportsIndex | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
@@ -183,6 +185,7 @@ class Reporter:
             if self._has_callback:
                 jax.effects_barrier()
             if state is not None and self._is_on():
+                self._prepare(state, wait=True)
                 state = self._emit(self._last_step, state, with_run=True)
         except Exception:
             _logger.exception("The last emission of the reward monitor failed; what was written before is complete.")
