@@ -1,7 +1,6 @@
 """Cost of an update on the CPU, beside numpy on the host and clu's metrics, as ratios measured in one run.
 
-    python benchmarks/update.py            # about two minutes, --quick one and a half
-    python benchmarks/update.py --json     # the same figures for a program
+    python benchmarks/update.py            # about three minutes, most of them compilation; --json for a program
 
 In each round every candidate runs once, in random order, so that other load meets all alike; a ratio is taken within a
 round. Rewards are a dict of device arrays, 16 batches in turn, half of the samples on five atoms and half around them.
@@ -42,12 +41,6 @@ ADDED = "added, within a round"
 Run = tuple[Callable[[], object], int]  # a function to time, and how many updates it makes
 
 
-def sample(n_rewards: int, n_samples: int) -> np.ndarray:
-    """Return rewards float32[BATCHES, R, N]."""
-    rng, shape = np.random.default_rng(0), (BATCHES, n_rewards, n_samples)
-    return np.float32(rng.choice([-1, 0, 0.5, 1, 3], shape) + (rng.random(shape) < 0.5) * rng.normal(0, 0.1, shape))
-
-
 def host_stats(x: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return what a training script logs without a monitor."""
     return x.mean(1), x.std(1), x.min(1), x.max(1), np.percentile(x, (5, 25, 50, 75, 95), axis=1)
@@ -55,8 +48,8 @@ def host_stats(x: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def clu_metrics(names: tuple[str, ...]) -> tuple[Any, Callable[[Any, Any], Any]]:
     """Return an empty Collection of Average and Std per reward, and its update."""
-    parts = {f"mean_{name}": metrics.Average.from_output(name) for name in names}
-    parts |= {f"std_{name}": metrics.Std.from_output(name) for name in names}
+    kinds = (metrics.Average, metrics.Std)
+    parts = {f"{kind.__name__}_{name}": kind.from_output(name) for name in names for kind in kinds}
     collection = metrics.Collection.create(**parts)
     return collection.empty(), lambda state, rewards: state.merge(collection.single_from_model_output(**rewards))
 
@@ -79,32 +72,29 @@ def in_kinds(label: str, state: Any, update: Callable[..., Any], jitted: Callabl
     """Return an update of `state` by `x`, a dict of arrays [BATCHES, N], in the three `KINDS`."""
     batches = [{name: values[i] for name, values in x.items()} for i in range(BATCHES)]
     scan = jax.jit(lambda s, x: jax.lax.scan(lambda s, x: (update(s, x), None), s, x)[0], donate_argnums=0)
-    stream = [batches[i % BATCHES] for i in range(STREAM)]
     return {
         f"{label} in-scan": (carry(scan, state, [x], wait_for_each=True), BATCHES),
         f"{label} call": (carry(jitted, state, batches[:REPEATS], wait_for_each=True), REPEATS),
-        f"{label} streamed": (carry(jitted, state, stream, wait_for_each=False), STREAM),
+        f"{label} streamed": (carry(jitted, state, (4 * batches)[:STREAM], wait_for_each=False), STREAM),
     }
-
-
-def repeated(call: Callable[[], object]) -> Run:
-    """Return a function that calls and waits REPEATS times."""
-    return lambda: [jax.block_until_ready(call()) for _ in range(REPEATS)], REPEATS
 
 
 def candidates(n_rewards: int, n_samples: int) -> dict[str, Run]:
     """Return everything to be timed at one size, by name."""
-    host = sample(n_rewards, n_samples)
+    rng, shape = np.random.default_rng(0), (BATCHES, n_rewards, n_samples)
+    noise = (rng.random(shape) < 0.5) * rng.normal(0, 0.1, shape)
+    host = (rng.choice([-1, 0, 0.5, 1, 3], shape) + noise).astype(np.float32)
     x = {f"r{i}": jax.numpy.asarray(host[:, i]) for i in range(n_rewards)}
     empty, step = clu_metrics(tuple(x))
-    runs = {"numpy": repeated(lambda: host_stats(host[0]))}
+    runs: dict[str, Run] = {"numpy": (lambda: [host_stats(host[0]) for _ in range(REPEATS)], REPEATS)}
     runs |= in_kinds("clu", empty, step, jax.jit(step, donate_argnums=0), x)
     for label, group_size in OURS.items():
         acc = trm.RewardAccumulator(tuple(x), group_size=group_size)
         state = acc.init(batch_size=n_samples)
         runs |= in_kinds(label, state, acc.update, acc.update_jit, x)
         pack, full = jax.jit(acc.pack), acc.update_jit(state, {name: values[0] for name, values in x.items()})
-        runs[f"{label} pack"] = repeated(lambda pack=pack, full=full: pack(full))
+        wait = lambda pack=pack, full=full: [jax.block_until_ready(pack(full)) for _ in range(REPEATS)]  # noqa: E731
+        runs[f"{label} pack"] = (wait, REPEATS)
     return runs
 
 
@@ -187,7 +177,7 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="rounds per size (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=30, help="rounds per size (default %(default)s)")
     parser.add_argument("--quick", action="store_true", help="10 rounds")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args()
@@ -201,10 +191,7 @@ def main() -> None:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "load": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after; this program is 1 to {os.cpu_count()} of it",
         "rounds": rounds,
-        "rows": rows,
-        "imports": imports,
-        "claims": claims(rows, imports),
-    }
+    } | {"rows": rows, "imports": imports, "claims": claims(rows, imports)}
     print(json.dumps(result, indent=1)) if options.json else show(result)
 
 

@@ -13,7 +13,7 @@ from tests.device import support
 from tests.device.support import EVERYTHING as ACC
 from tests.device.support import LEAN
 from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.state import MonitorState
+from tunrex_jax_monitor.device.state import EVENTS, MonitorState
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def test_events_of_a_merge_keep_their_order_and_the_newest_stay():
     def broken(n: int) -> MonitorState:  # an episode of NONFINITE begins and ends over and over
         state = LEAN.init()
         for i in range(n):
-            x = np.full(8, np.nan if i % 2 == 0 else 0.5, np.float32)
+            x = np.full(support.SHAPE, np.nan if i % 2 == 0 else 0.5, np.float32)
             state = support.update(LEAN, state, {"x": x})
         return state
 
@@ -156,10 +156,10 @@ def test_events_of_a_merge_keep_their_order_and_the_newest_stay():
     f, g, h = (support.fields(LEAN, s) for s in (a, b, merged))
     seen = int(h.clock.events[0])
     assert seen == int(f.clock.events[0]) + int(g.clock.events[0])
-    slots = [(seen - 1 - back) % 16 for back in range(16)]
+    slots = [(seen - 1 - back) % EVENTS for back in range(EVENTS)]
     updates = [int(h.events[slot, 0, 0]) for slot in slots]
     assert updates == sorted(updates, reverse=True)
-    assert updates[0] == 30 + int(g.events[(int(g.clock.events[0]) - 1) % 16, 0, 0])
+    assert updates[0] == 30 + int(g.events[(int(g.clock.events[0]) - 1) % EVENTS, 0, 0])
     assert h.alerts.tolist() == (f.alerts + g.alerts).tolist()
 
 

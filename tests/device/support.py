@@ -31,7 +31,7 @@ EVERYTHING = RewardAccumulator(
     min_samples=10,
 )
 SHAPE = (4, 8)
-LEAN = RewardAccumulator(("x",), window_size=20, cooldown_steps=1, log_frequency=4)  # compiles in half the time
+LEAN = RewardAccumulator(("x",), window_size=40, cooldown_steps=1, log_frequency=4)  # compiles in half the time
 
 
 def batch(seed: int, shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:

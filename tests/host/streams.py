@@ -6,7 +6,6 @@ import functools
 import threading
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tests.device.support import EVERYTHING, batch
@@ -19,7 +18,7 @@ EVERY = ACC.log_frequency
 @functools.cache
 def stacked(steps):
     """The rewards of all steps, [steps, B, G] each, as a scan takes them."""
-    return {name: jnp.stack([batch(step)[name] for step in range(steps)]) for name in ACC.reward_names}
+    return {name: np.stack([batch(step)[name] for step in range(steps)]) for name in ACC.reward_names}
 
 
 def run_loop(reporter, steps, *, mon=None, first=0):

@@ -31,7 +31,7 @@ def reporter(sink):
 
 def at(step):
     """The rewards of a traced step."""
-    return {name: x[step] for name, x in stacked(STEPS).items()}
+    return {name: jnp.asarray(x)[step] for name, x in stacked(STEPS).items()}
 
 
 def emit_scan(callback, rewards=None):
@@ -107,8 +107,9 @@ def test_under_remat_and_grad_each_emission_is_recorded_once(reporter, sink):
 
     @jax.checkpoint
     def loss(scale, mon, x):
-        scaled = {name: value * scale for name, value in x.items()}
-        return sum(jnp.sum(jnp.sin(value)) for value in scaled.values()), ACC.update_and_emit(mon, scaled, counted)
+        loss = sum(jnp.sum(jnp.sin(value * scale)) for value in x.values())
+        rewards = {name: jax.lax.stop_gradient(value * scale) for name, value in x.items()}
+        return loss, ACC.update_and_emit(mon, rewards, counted)
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     mon = ACC.init()

@@ -25,7 +25,7 @@ from tunrex_jax_monitor.device.sketch import Sketch
 RUN, INTERVAL = 0, 1
 HORIZONS = 2
 SINGLE = 11  # fields of `Tally` that are one counter
-EVENTS = 16  # steps with an alert that the event ring holds
+EVENTS = 8  # steps with an alert that the event ring holds
 
 
 class MonitorState(NamedTuple):
@@ -86,7 +86,7 @@ class Fields(NamedTuple):
     clock: Clock
     memory: Memory
     alerts: Array  # uint32[8, rows]: episodes since init
-    events: Array  # uint32[16, 2, rows]: ring of steps with an alert: update, alert word
+    events: Array  # uint32[8, 2, rows]: ring of steps with an alert: update, alert word
     low: Tally  # low limbs
     high: Tally
     moments: Moments  # float32[2, rows]

@@ -33,7 +33,7 @@ class Summary(NamedTuple):
     interval: Leaf  # uint32[]: steps since the last emission
     events_seen: Leaf  # uint32[R + 1]
     window_size: Leaf  # uint32[]
-    run_counts: Leaf  # uint32[2, 6, R]: valid, nan, posinf, neginf, masked, outliers
+    run_counts: Leaf  # uint32[2, 5, R]: valid, nan, posinf, neginf, masked
     interval_counts: Leaf  # uint32[2, R + 2]
     run_moments: Leaf  # float32[10, R], as `moments.Moments`
     interval_moments: Leaf  # float32[6, R + 2]: mean, mean_low, m2, m2_low, min, max
@@ -45,7 +45,8 @@ class Summary(NamedTuple):
     bin_exponent: Leaf  # int32[R]
     bin_first: Leaf  # int32[R]
     bin_counts: Leaf  # uint32[R, 32 or 64]
-    group_counts: Leaf  # uint32[2, 4, R + 1]: groups, scored, zero_std, incomplete
+    group_counts: Leaf  # uint32[2, 2, R + 1]: scored, zero_std
+    total_groups: Leaf  # uint32[2, 2, 1]: of the total: groups, incomplete
     group_std: Leaf  # float32[2, R + 1]: sum of within-group std
     group_means: Leaf  # float32[4]: of the total, mean, mean_low, m2, m2_low
     share: Leaf  # float32[2, R]
@@ -53,7 +54,7 @@ class Summary(NamedTuple):
     lengths: Leaf  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
     products: Leaf  # float32[R, R]: co-moments, empty unless asked for
     atoms: Leaf  # uint32[2, A, R]
-    events: Leaf  # uint32[16, 2, R + 1]: update, alert word
+    events: Leaf  # uint32[8, 2, R + 1]: update, alert word
     trace: Leaf  # uint32[L, 9, R + 2]
 
 
@@ -72,7 +73,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         interval=f.clock.interval[0],
         events_seen=f.clock.events[: r + 1],
         window_size=jnp.uint32(state.window.shape[1]),
-        run_counts=_limbs(f, ("valid", "nan", "posinf", "neginf", "masked", "outliers"), RUN, r),
+        run_counts=_limbs(f, ("valid", "nan", "posinf", "neginf", "masked"), RUN, r),
         interval_counts=jnp.stack([limb.valid[INTERVAL] for limb in limbs]),
         run_moments=jnp.stack([v[RUN, :r] for v in f.moments]),
         interval_moments=jnp.stack(interval),
@@ -84,7 +85,8 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         bin_exponent=bins.exponent,
         bin_first=bins.first,
         bin_counts=_narrow(bins.counts, state.window.shape[1]),
-        group_counts=_limbs(f, ("groups", "scored", "zero_std", "incomplete"), INTERVAL, r + 1),
+        group_counts=_limbs(f, ("scored", "zero_std"), INTERVAL, r + 1),
+        total_groups=_limbs(f, ("groups", "incomplete"), INTERVAL, r + 1)[..., r:],
         group_std=jnp.stack([sums.std[INTERVAL, : r + 1], sums.std_low[INTERVAL, : r + 1]]),
         group_means=jnp.stack([v[INTERVAL, r] for v in f.group_means[:4]]),
         share=jnp.stack([sums.share[INTERVAL, :r], sums.share_low[INTERVAL, :r]]),

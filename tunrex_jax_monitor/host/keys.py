@@ -20,7 +20,7 @@ from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 
 TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
 _PERCENTILES = {0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
-_RUN_COUNTS = ("valid", "nan", "posinf", "neginf", "masked", "outliers")
+_RUN_COUNTS = ("valid", "nan", "posinf", "neginf", "masked")
 
 
 def build(config: Config, summary: Summary, step: int, time: float, *, dropped: int = 0) -> Record:
@@ -81,7 +81,7 @@ def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
     yield from ((f"run/{key}", value) for key, value in _run(s, i))
     yield "nonfinite_count", float(sum(_count(s.run_counts[:, k, i]) for k in (1, 2, 3)))
     if config.group_size is not None:
-        _, scored, zero_std, _ = (_count(s.group_counts[:, k, i]) for k in range(4))
+        scored, zero_std = (_count(s.group_counts[:, k, i]) for k in range(2))
         yield "group_std", _ratio(_pair(s.group_std[:, i]), scored)
         yield "frac_zero_std", _ratio(zero_std, scored)
         yield "advantage_share", _ratio(_pair(s.share[:, i]), float(s.share.astype(np.float64).sum()))
@@ -141,7 +141,8 @@ def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
 
 def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     total, size = config.rewards, config.group_size or 0
-    groups, scored, zero_std, incomplete = (_count(s.group_counts[:, k, total]) for k in range(4))
+    scored, zero_std = (_count(s.group_counts[:, k, total]) for k in range(2))
+    groups, incomplete = (_count(s.total_groups[:, k, 0]) for k in range(2))
     yield "frac_reward_zero_std", _ratio(zero_std, scored)
     solved = [_count(s.solved[:, c]) for c in range(size + 1)]
     complete = sum(solved)
