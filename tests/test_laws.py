@@ -21,8 +21,8 @@ def steps(first: int, last: int) -> MonitorState:
     """A state that has seen the broken batches `first` .. `last - 1`."""
     state = ACC.init()
     for seed in range(first, last):
-        rewards, mask = support.broken_batch(seed)
-        state = support.update(ACC, state, rewards, mask=mask)
+        rewards, mask, lengths = support.broken_batch(seed)
+        state = support.update(ACC, state, rewards, mask=mask, lengths=lengths)
     return state
 
 
@@ -82,9 +82,10 @@ def test_merge_is_commutative_in_what_has_no_order():
 
 @pytest.mark.parametrize("n", [0, 1, 6])
 def test_update_is_merge_with_the_update_of_init(n):
-    rewards, mask = support.broken_batch(99)
-    one = support.update(ACC, ACC.init(), rewards, mask=mask)
-    updated, merged = support.update(ACC, steps(0, n), rewards, mask=mask), merge(steps(0, n), one)
+    rewards, mask, lengths = support.broken_batch(99)
+    one = support.update(ACC, ACC.init(), rewards, mask=mask, lengths=lengths)
+    updated = support.update(ACC, steps(0, n), rewards, mask=mask, lengths=lengths)
+    merged = merge(steps(0, n), one)
     assert_same_order_free(updated, merged)
     support.assert_same_bits(updated.window, merged.window)
     f, g = support.fields(ACC, updated), support.fields(ACC, merged)
@@ -107,11 +108,13 @@ def test_parts_of_a_run_merge_to_the_run():
 
 
 def test_splitting_a_batch_changes_no_statistic_of_the_run():
-    rewards, mask = support.broken_batch(50)
+    rewards, mask, lengths = support.broken_batch(50)
     prompts = np.arange(support.SHAPE[0])[:, None] < 2
     halves = [mask & prompts, mask & ~prompts]
-    whole = support.update(ACC, ACC.init(), rewards, mask=mask)
-    split = functools.reduce(lambda s, m: support.update(ACC, s, rewards, mask=m), halves, ACC.init())
+    whole, split = (
+        functools.reduce(lambda s, m: support.update(ACC, s, rewards, mask=m, lengths=lengths), masks, ACC.init())
+        for masks in ([mask], halves)
+    )
     uncounted = {"masked": None}  # by the half that is not there
     a, b = (support.order_free(ACC, s)["exact"] for s in (whole, split))
     support.assert_same_bits(a["low"]._replace(**uncounted), b["low"]._replace(**uncounted))
@@ -148,7 +151,7 @@ def test_events_of_a_merge_keep_their_order_and_the_newest_stay():
         state = LEAN.init()
         for i in range(n):
             x = np.full(support.SHAPE, np.nan if i % 2 == 0 else 0.5, np.float32)
-            state = support.update(LEAN, state, {"x": x})
+            state = LEAN.update_jit(state, {"x": jnp.asarray(x)})
         return state
 
     a, b = broken(30), broken(14)
@@ -178,14 +181,14 @@ def test_reset_interval_forgets_the_interval_and_nothing_else():
 @pytest.mark.parametrize("kind", ["no sample", "all masked", "all nan"])
 def test_a_step_without_data_is_the_identity_of_every_statistic(kind):
     before = steps(0, 6)
-    rewards, _ = support.broken_batch(7)
+    rewards, _, lengths = support.broken_batch(7)
     if kind == "no sample":
         after = support.update(ACC, before, {k: np.zeros((0, 8), np.float32) for k in rewards})
     elif kind == "all masked":
-        after = support.update(ACC, before, rewards, mask=np.zeros(support.SHAPE, bool))
+        after = support.update(ACC, before, rewards, mask=np.zeros(support.SHAPE, bool), lengths=lengths)
     else:
         nothing = {k: np.full(support.SHAPE, np.nan, np.float32) for k in rewards}
-        after = support.update(ACC, before, nothing, mask=np.ones(support.SHAPE, bool))
+        after = support.update(ACC, before, nothing, mask=np.ones(support.SHAPE, bool), lengths=lengths)
     a, b = support.fields(ACC, before), support.fields(ACC, after)
     assert b.clock.updates[0] == a.clock.updates[0] + 1  # the step is seen: it has its place in the trace
     if kind != "all nan":
@@ -241,7 +244,8 @@ def test_outlier_mask_is_three_sigma_of_the_window_before_the_batch(masked):
             np.testing.assert_array_equal(np.asarray(got[name]), want)
             found += want.sum()
             seen[name] += np.where(np.isfinite(values), values, np.nan)[mask if masked else ...].ravel().tolist()
-        state = support.update(ACC, state, rewards, **({"mask": mask} if masked else {}))
+        options = {"mask": mask, "lengths": np.ones(support.SHAPE, np.int32)} if masked else {}
+        state = support.update(ACC, state, rewards, **options)
     assert found > 2
 
 

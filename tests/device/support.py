@@ -1,4 +1,4 @@
-"""What the device tests share: jitted entry points, so that equal programs are compiled once, and readers of a state."""
+"""What the device tests share: jitted entry points, so that equal programs compile once, and readers of a state."""
 
 import contextlib
 import functools
@@ -11,10 +11,11 @@ import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import state as state_lib
+from tunrex_jax_monitor.host import transfer
 
 merge = jax.jit(RewardAccumulator.merge, static_argnums=0)
 outlier_mask = jax.jit(RewardAccumulator.outlier_mask, static_argnums=0)
-pack = jax.jit(RewardAccumulator.pack, static_argnums=0)
+pack = transfer._pack  # what `record` runs
 reset_interval = jax.jit(RewardAccumulator.reset_interval, static_argnums=0)
 update = jax.jit(RewardAccumulator.update, static_argnums=0, static_argnames="axis_name")  # keeps the old state
 
@@ -44,14 +45,14 @@ def batch(seed: int, shape: tuple[int, ...] = SHAPE) -> dict[str, np.ndarray]:
     }
 
 
-def broken_batch(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The same with NaN, infinities and a mask."""
+def broken_batch(seed: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """The same with NaN and infinities, a mask, and lengths."""
     rng = np.random.default_rng([8, seed])
     rewards = batch(seed)
     for x in rewards.values():
         for value in (np.nan, np.inf, -np.inf):
             x[rng.random(x.shape) < 0.03] = value
-    return rewards, rng.random(SHAPE) < 0.8
+    return rewards, rng.random(SHAPE) < 0.8, rng.integers(5, 300, SHAPE).astype(np.int32)
 
 
 @contextlib.contextmanager

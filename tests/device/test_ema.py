@@ -12,7 +12,10 @@ from tunrex_jax_monitor.device import ema
 
 def run(x: np.ndarray, alpha: float, start: ema.Ema | None = None) -> ema.Ema:
     """The average of x, a step each; NaN is a step without data."""
-    step = lambda e, v: (ema.update(e, v, ~jnp.isnan(v), alpha), None)
+
+    def step(e, v):
+        return ema.update(e, v, ~jnp.isnan(v), alpha), None
+
     start = ema.init(()) if start is None else start
     return jax.jit(lambda s, v: jax.lax.scan(step, s, v)[0])(start, jnp.asarray(x, jnp.float32))
 
@@ -56,6 +59,12 @@ def test_merge_continues_where_the_first_part_ended(cut):
     merged = ema.merge(a, b)
     assert float(ema.value(merged)) == pytest.approx(float(ema.value(whole)), rel=1e-6)
     assert float(merged.weight) == pytest.approx(float(whole.weight), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.01, 1e-4])
+def test_a_long_run_of_one_value_reads_as_that_value(alpha):
+    """A weight in float32 alone stops 3e-8 / alpha short of 1."""
+    assert float(ema.value(run(np.full(100_000, 0.7), alpha))) == pytest.approx(float(np.float32(0.7)), rel=2e-7)
 
 
 def test_merge_keeps_the_order_of_its_sides():

@@ -177,18 +177,26 @@ def test_the_run_histogram_counts_every_sample_once(name):
 
 
 def test_atoms_are_counted_apart_and_exactly():
-    acc = RewardAccumulator(("x",), atoms=(0.1, 1.0, 1.001))
-    rng = np.random.default_rng(5)
-    x = np.where(rng.random(600) < 0.5, rng.choice(np.array([0.1, 1.0, 1.001]), 600), rng.normal(size=600))
-    x = x.astype(np.float32)
-    state = acc.init()
-    for part in np.split(x, 3):
-        state = acc.update_jit(state, {"x": jnp.asarray(part)})
-    f = support.fields(acc, state)
-    assert f.low.atoms[:, 0, 0].tolist() == [int((x == np.float32(a)).sum()) for a in acc.atoms]
-    record = acc.record(state)
+    acc = support.EVERYTHING
+    x = np.stack([[v.ravel() for v in support.batch(seed).values()] for seed in range(8)])  # [step, R, N]
+    f = support.fields(acc, support.eight_steps()[8])
+    want = [[(x[:, i] == atom).sum() for i in range(3)] for atom in acc.atoms]
+    np.testing.assert_array_equal(f.low.atoms[:, 0, :3], want)
+    counts = support.eight_steps()[8].sketch_low
+    assert not np.asarray(counts[0]).any()  # the first reward is 0 or 1, and has nothing else
+    record = acc.record(support.eight_steps()[8])
     for p in quantiles.PERCENTILES:
-        want = np.percentile(x.astype(np.float64), p)
-        assert abs(record.scalars[f"x/run/p{p:02d}"] - want) <= BIN_WIDTH * abs(want) + LOW
-    assert record.scalars["x/run/p75"] == np.percentile(x.astype(np.float64), 75)  # 1.0, beside 1.001 in one bin
-    assert sum(record.histograms["x/run/histogram"].counts) == 600
+        assert record.scalars[f"format/run/p{p:02d}"] == np.percentile(x[:, 0].astype(np.float64), p)
+    assert sum(record.histograms["format/run/histogram"].counts) == x[:, 0].size
+
+
+def test_an_atom_beside_other_values_of_its_bin_keeps_percentiles_exact():
+    acc = RewardAccumulator(("x",), atoms=(0.1, 1.0, 1.001))
+    rest = np.array([-2.0, 0.5, 1.0005, 7.0], np.float32)
+    atoms = np.zeros((2, 3, 1), np.uint32)
+    atoms[0, :, 0] = 5, 9, 4
+    found = quantiles.RunSketch(*(np.asarray(v) for v in of(jnp.asarray(rest[None]))), atoms=atoms).points(acc, 0)
+    x = np.concatenate([rest, np.repeat(np.array(acc.atoms, np.float32), atoms[0, :, 0])]).astype(np.float64)
+    assert sum(found.counts) == len(x)
+    for p in quantiles.PERCENTILES:
+        assert quantiles.percentile(found, p) == pytest.approx(np.percentile(x, p), rel=1e-12)
