@@ -306,7 +306,7 @@ def main() -> None:
         | {name: version(name) for name in ("jax", "jaxlib", "numpy", "tunrex-jax-monitor")},
         "load": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after; this program is 1 to {os.cpu_count()} of it",
         "rounds": f"{options.rounds} of {STEPS} steps each",
-        "step": f"{leaves} leaves in and out, {LAYERS} layers of width {WIDTH}, {BATCH * TOKENS} tokens; 4 x 512 rewards",
+        "step": f"{leaves} leaves in and out, {LAYERS} layers of {WIDTH}, {BATCH * TOKENS} tokens; 4 x 512 rewards",
         "rows": rows,
     }
     print(json.dumps(result, indent=1)) if options.json else show(result)

@@ -69,7 +69,7 @@ def test_count_and_mean_survive_two_to_the_31_samples():
 
 
 def test_thirty_two_thousand_batches_of_65536_keep_count_and_mean():
-    """Best peer: a mean of -0.500031 and a count of -2,147,418,112. Moments only: 64 batches, in turn, 32,769 in all."""
+    """Best peer: a mean of -0.500031 and a count of -2,147,418,112. Moments only: 64 batches, in turn."""
     x = np.random.default_rng(3).normal(0.5, 0.5, size=(64, 65536)).astype(np.float32)
     n = jnp.full(1, 65536.0, jnp.float32)
     one = jax.jit(lambda v: moments.from_batch(v[None], jnp.ones((1, 65536), bool), n))

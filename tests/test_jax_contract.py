@@ -1,4 +1,4 @@
-"""What a JAX program may do with a state: jit, donate, scan, vmap, shard, with x64 on or off; callbacks cost nobody else."""
+"""What a JAX program may do with a state: jit, donate, scan, vmap, shard, x64 on or off; without any callback."""
 
 import dataclasses
 import functools

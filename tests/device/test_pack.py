@@ -117,7 +117,6 @@ def test_the_layout_is_that_of_the_buffer(rewards):
     assert shape.size == 2 + sum(int(np.prod(s)) for _, s, _ in summary.layout(acc, False))
 
 
-@pytest.mark.xfail(reason="672 bytes per reward at R = 4 and 622 at R = 8, of which 160 and 144 are the event ring")
 @pytest.mark.parametrize("rewards", [4, 8])
 def test_a_reward_costs_at_most_600_bytes_besides_the_trace(rewards):
     acc = RewardAccumulator(tuple(f"r{i}" for i in range(rewards)), group_size=8)

@@ -22,14 +22,14 @@ LIMIT = np.float32(1e16)  # a larger magnitude counts as infinite: its square wo
 class Batch(NamedTuple):
     """N samples of a step."""
 
-    raw: Array  # float32[R + 2, N], as given; NaN where a total or a length does not exist
-    present: Array | None  # bool[R + 2, N]: the mask; None when there is none
+    raw: Array  # float32[R + 1 or 2, N], as given, then the total, then lengths if there are any; NaN where none exists
+    present: Array | None  # bool of that shape: the mask; None when there is none
     has_lengths: bool
     samples: int  # N, or 0 where a masked group stands in for no sample at all
 
     @property
     def valid(self) -> Array:
-        """bool[R + 2, N]: where a sample counts."""
+        """Where a sample counts: bool, of the shape of `raw`."""
         finite = jnp.abs(self.raw) <= LIMIT
         return finite if self.present is None else finite & self.present
 
@@ -81,15 +81,14 @@ def _with_totals(config: Config, raw: Array, present: Array | None, length_row: 
     weights = jnp.asarray(config.weights, jnp.float32)[:, None]
     total = jnp.sum(jnp.where(valid, raw * weights, 0.0), axis=0)
     total = jnp.where(jnp.any(valid, axis=0), total, nan)[None]
-    has_lengths = length_row is not None
-    if length_row is None:
-        length_row = jnp.full_like(total, nan)
+    extra = [total]
+    if length_row is not None:
+        extra.append(length_row if present is None else jnp.where(jnp.any(present, axis=0), length_row, nan))
     if present is not None:
-        length_row = jnp.where(jnp.any(present, axis=0), length_row, nan)
-        present = jnp.concatenate([present, jnp.ones((EXTRA_ROWS, raw.shape[1]), bool)])
+        present = jnp.concatenate([present, jnp.ones((len(extra), raw.shape[1]), bool)])
     # Computed once: without the barrier the compiler inlines it into every reduction, and launches each on its own.
-    raw = jax.lax.optimization_barrier(jnp.concatenate([raw, total, length_row]))
-    return Batch(raw, present, has_lengths, raw.shape[1])
+    raw = jax.lax.optimization_barrier(jnp.concatenate([raw, *extra]))
+    return Batch(raw, present, length_row is not None, raw.shape[1])
 
 
 def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:

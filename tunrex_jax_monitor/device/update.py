@@ -51,7 +51,7 @@ class _Step(NamedTuple):
 def update(config: Config, state: MonitorState, batch: Batch) -> MonitorState:
     """Fold one step into the state."""
     fields = unpack(config, state)
-    step = _reduce(config, batch)
+    step = _with_all_rows(_reduce(config, batch), fields.alerts.shape[1])
     stats = window_stats(config, state, fields)
     outliers = _rare_outliers(config, state, fields, step, stats)
     step = step._replace(tally=step.tally._replace(outliers=outliers.astype(jnp.uint32)))
@@ -192,6 +192,20 @@ def _reduce(config: Config, batch: Batch) -> _Step:
     return _Step(
         Tally(**counts, **group_counts, outliers=zero, joint=joint), count, full, bins, grouped, sums, products
     )
+
+
+def _with_all_rows(step: _Step, rows: int) -> _Step:
+    """Give a step without lengths their row, as one that saw no sample."""
+    missing = rows - step.samples.shape[0]
+
+    def extend(v: Array, fill: float = 0) -> Array:
+        return jnp.pad(v, ((0, 0),) * (v.ndim - 1) + ((0, missing),), constant_values=np.asarray(fill, v.dtype))
+
+    if not missing:
+        return step
+    tally, samples, grouped, sums = jax.tree.map(extend, (step.tally, step.samples, step.groups, step.sums))
+    full = Moments(*map(extend, step.moments, (0.0,) * 8 + (np.inf, -np.inf)))
+    return step._replace(tally=tally, samples=samples, groups=grouped, sums=sums, moments=full)
 
 
 def _reduce_groups(config: Config, batch: Batch, valid: Array) -> tuple[GroupBatch | None, GroupSums]:
