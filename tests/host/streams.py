@@ -85,8 +85,9 @@ def assert_same_records(found, expected):
 @contextlib.contextmanager
 def held(reporter):
     """Keep the reporter's own thread from building anything."""
-    gate = threading.Event()
-    reporter._builder.run(gate.wait)
+    entered, gate = threading.Event(), threading.Event()
+    reporter._builder.run(lambda: entered.set() or gate.wait())
+    entered.wait()
     try:
         yield
     finally:
