@@ -78,7 +78,7 @@ class Workload(NamedTuple):
     max_estimate_us: float | None = None  # on a TPU v5e
 
 
-# The plain update has a budget: 16 launches, 60 us. The other limits are what the programs take now: guards against growth.
+# The plain update has a budget: 16 launches, 60 us. The others' limits are what they take now, against growth.
 WORKLOADS = (
     Workload("update [4, 512]", 4, 512),
     Workload("update [8, 8192]", 8, 8192, max_kernels=16, max_estimate_us=60),

@@ -50,10 +50,10 @@ class Builder:
     """
 
     def __init__(self, acc: "RewardAccumulator", workers: Sequence[SinkWorker]) -> None:
-        self._scalars: dict[str, float] = {}  # of the last record
         self._acc = acc
         self._workers = workers
         self._sorter = _Sorter()
+        self._last: Record | None = None
         self._last_update: int | None = None
         self._dropped = 0
         self._drop_lock = threading.Lock()
@@ -150,11 +150,16 @@ class Builder:
             transfer.with_run(self._acc, record, summary, emission.state)
         if emission.overhead_ms is not None:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
-        if not summary.interval:  # read again right behind an emission, for the run: the interval's keys still hold
-            for key, value in self._scalars.items():
-                record.scalars.setdefault(key, value)
-        self._scalars = record.scalars
+        if not summary.interval:
+            self._keep_interval(record)
+        self._last = record
         return record
+
+    def _keep_interval(self, record: Record) -> None:
+        """Let a record made right behind another, to read out the run, say of the interval what that one said."""
+        if self._last is not None and self._last.update == record.update:
+            own = {key: value for key, value in record.scalars.items() if key.startswith("monitoring/")}
+            record.scalars.update(self._last.scalars | own)
 
     def _check_reset(self, summary: Summary) -> None:
         """Warn once when an interval reaches back behind the emission before it."""
