@@ -1,6 +1,6 @@
 """What it costs a train step to be monitored, by each way the summaries can leave the device.
 
-    python benchmarks/transfer.py                # about three minutes, a third of them compilation
+    python benchmarks/transfer.py                # about three minutes, one of them compilation
     python benchmarks/transfer.py --json         # for a program
     python benchmarks/transfer.py --rounds 60
 

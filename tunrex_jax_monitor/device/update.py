@@ -205,6 +205,8 @@ def _with_all_rows(step: _Step, rows: int) -> _Step:
         return step
     tally, samples, grouped, sums = jax.tree.map(extend, (step.tally, step.samples, step.groups, step.sums))
     full = Moments(*map(extend, step.moments, (0.0,) * 8 + (np.inf, -np.inf)))
+    if step.groups is not None:  # no share, not a share of 0: an average would take that in
+        grouped = grouped._replace(zero_share=extend(step.groups.zero_share, np.nan))
     return step._replace(tally=tally, samples=samples, groups=grouped, sums=sums, moments=full)
 
 
