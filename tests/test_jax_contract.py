@@ -297,3 +297,18 @@ def test_a_warm_update_runs_under_the_callers_settings(setting):
     with setting():
         state = LEAN.update_jit(state, rewards)
     assert int(support.fields(LEAN, state).low.valid[0, 0]) == 32
+
+
+def test_updates_inside_a_loss_leave_its_gradient_alone():
+    acc = RewardAccumulator(("r",), log_frequency=2)
+    x = jnp.arange(8, dtype=jnp.float32)
+
+    def loss(w, monitored):
+        state = acc.init()
+        for _ in range(2 * monitored):
+            state = acc.update(state, {"r": w * x}, lengths=w * x)
+        return jnp.sum((w * x) ** 2), state.fields
+
+    bare = jax.grad(loss, has_aux=True)(jnp.float32(0.5), 0)[0]
+    watched = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(jnp.float32(0.5), 1)[0]
+    assert bare == watched

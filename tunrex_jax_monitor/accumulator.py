@@ -183,7 +183,7 @@ class RewardAccumulator(Config):
 
         Args:
           state_or_summary: a `MonitorState`, or what `summarize` or `unpack` returned.
-          step: the owner's step; the number of updates by default.
+          step: the owner's step; that of the last update, counted from 0, by default.
         """
         from tunrex_jax_monitor.host.transfer import read
 

@@ -66,6 +66,8 @@ def collect(
         n = config.group_size or 1
         raw, present = jnp.zeros((config.rewards, n), jnp.float32), jnp.zeros((config.rewards, n), bool)
         length_row = None if length_row is None else jnp.zeros((1, n), jnp.float32)
+    # What is watched is not learned from, also where rewards are computed inside a loss.
+    raw, length_row = jax.lax.stop_gradient((raw, length_row))
     if axis_name is not None:
         raw, present, length_row = _gather(raw, present, length_row, axis_name)
     step = _with_totals(config, raw, present, length_row)
