@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import tunrex_jax_monitor as trm
-from tunrex_jax_monitor.device.alerts import TYPES
+from tunrex_jax_monitor.device.alerts import TYPES, Memory
 from tunrex_jax_monitor.device.state import unpack
 
 SAMPLES, GROUP, FAULT_AT = 64, 8, 300
@@ -96,7 +96,7 @@ def _watch(acc: trm.RewardAccumulator, x: jax.Array) -> tuple[jax.Array, jax.Arr
     def step(state: trm.MonitorState, rewards: jax.Array) -> tuple[trm.MonitorState, tuple[jax.Array, jax.Array]]:
         state = acc.update(state, {"r": rewards})
         fields = unpack(acc, state)
-        return state, (fields.alerts[:, :2].sum(1), fields.memory.flags[0])
+        return state, (fields.alerts[:, :2].sum(1), Memory(*fields.memory).flags[0])
 
     return jax.vmap(lambda run: jax.lax.scan(step, acc.init(), run)[1])(x)
 

@@ -35,16 +35,20 @@ def flat(tree) -> np.ndarray:
 
 
 def pairs(tree) -> list[np.ndarray]:
-    """NamedTuples of (high, low) fields as float64 sums; fields without a low part as they are."""
+    """NamedTuples of (high, low) fields as float64 sums, those that lie in one array apart."""
     out, values = [], tree._asdict()
     for name, value in values.items():
         if not name.endswith("_low"):
-            out.append(np.asarray(value, np.float64) + np.asarray(values.get(f"{name}_low", 0.0), np.float64))
+            both = np.asarray(value, np.float64) + np.asarray(values.get(f"{name}_low", 0.0), np.float64)
+            out += list(both) if name == "sums" else [both]
     return out
 
 
 def assert_same_order_free(
-    a: MonitorState, b: MonitorState, tolerance: float = 2e-6, exact: tuple[str, ...] = ("low", "high", "sketch")
+    a: MonitorState,
+    b: MonitorState,
+    tolerance: float = 2e-6,
+    exact: tuple[str, ...] = ("low", "high", "extremes", "sketch"),
 ) -> None:
     a, b = (support.order_free(ACC, s) for s in (a, b))
     support.assert_same_bits([a["exact"][key] for key in exact], [b["exact"][key] for key in exact])
@@ -199,7 +203,7 @@ def test_a_step_without_data_is_the_identity_of_every_statistic(kind):
         assert (b.low.masked - a.low.masked)[0, :3].tolist() == [masked] * 3
         support.assert_same_bits(before[2:], after[2:])  # window and sketch
     else:
-        rewards_and_total = [jax.tree.map(lambda v: v[:, :4], (f.moments, f.low.valid)) for f in (a, b)]
+        rewards_and_total = [jax.tree.map(lambda v: v[..., :4], (f.moments, f.extremes, f.low.valid)) for f in (a, b)]
         support.assert_same_bits(*rewards_and_total)  # the lengths are there
         support.assert_same_bits(before[3:], after[3:])
         assert (b.low.nan - a.low.nan)[0, :3].tolist() == [32] * 3

@@ -18,10 +18,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, UInt
 
-from tunrex_jax_monitor.device import alerts, batch, summary, update
+from tunrex_jax_monitor.device import alerts, batch, merge, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.config import Config, as_integer
-from tunrex_jax_monitor.device.state import MonitorState
+from tunrex_jax_monitor.device.state import Clock, MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class RewardAccumulator(Config):
         Associative, with `init()` as identity. Commutative in counters, moments, sketch and group sums; the window, the
         averages, the trace and the events keep the order.
         """
-        return update.merge(self, a, b)
+        return merge.merge(self, a, b)
 
     def summarize(self, state: MonitorState) -> Summary:
         """Reduce a state to what an emission sends."""
@@ -114,7 +114,7 @@ class RewardAccumulator(Config):
 
     def reset_interval(self, state: MonitorState) -> MonitorState:
         """Forget the interval and keep the run; `Reporter` does it at each emission."""
-        return update.reset_interval(self, state)
+        return merge.reset_interval(self, state)
 
     @property
     def update_jit(self) -> Callable[..., MonitorState]:
@@ -150,7 +150,7 @@ class RewardAccumulator(Config):
             jax.debug.callback(callback, self.pack(state))
             return self.reset_interval(state)
 
-        due = state_lib.unpack(self, state).clock.interval[0] >= np.uint32(self.log_frequency)
+        due = Clock(*state_lib.unpack(self, state).clock).interval[0] >= np.uint32(self.log_frequency)
         after: MonitorState = jax.lax.cond(due, emit, lambda state: state, state)
         return after
 

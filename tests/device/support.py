@@ -11,6 +11,9 @@ import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import state as state_lib
+from tunrex_jax_monitor.device.alerts import Averages, Memory
+from tunrex_jax_monitor.device.ema import Ema
+from tunrex_jax_monitor.device.state import Clock
 from tunrex_jax_monitor.host import transfer
 
 merge = jax.jit(RewardAccumulator.merge, static_argnums=0)
@@ -76,15 +79,18 @@ def assert_same_bits(a, b) -> None:
 
 
 def fields(acc: RewardAccumulator, state) -> state_lib.Fields:
-    """The named small fields of a state, as numpy arrays."""
-    return jax.tree.map(np.asarray, state_lib.unpack(acc, state))
+    """The small fields of a state, as numpy arrays, with the rows of each named."""
+    f = jax.tree.map(np.asarray, state_lib.unpack(acc, state))
+    averages = Averages(*(Ema(*rows) for rows in zip(*f.averages, strict=True)))
+    low, high = (state_lib.tally(acc, limbs) for limbs in (f.low, f.high))
+    return f._replace(clock=Clock(*f.clock), memory=Memory(*f.memory), low=low, high=high, averages=averages)
 
 
 def order_free(acc: RewardAccumulator, state) -> dict:
     """What must not depend on the order of samples, by name."""
     f = fields(acc, state)
     low, high = (t._replace(outliers=None) for t in (f.low, f.high))  # judged against the state before the step
-    exact = {"low": low, "high": high, "sketch": tuple(np.asarray(v) for v in state[3:])}
+    exact = {"low": low, "high": high, "extremes": f.extremes, "sketch": tuple(np.asarray(v) for v in state[3:])}
     rounded = {"moments": f.moments, "group_means": f.group_means, "sums": f.group_sums, "products": f.products}
     return {"exact": exact, "rounded": rounded}
 

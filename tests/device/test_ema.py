@@ -14,7 +14,7 @@ def run(x: np.ndarray, alpha: float, start: ema.Ema | None = None) -> ema.Ema:
     """The average of x, a step each; NaN is a step without data."""
 
     def step(e, v):
-        return ema.update(e, v, ~jnp.isnan(v), alpha), None
+        return ema.update(e, v, alpha), None
 
     start = ema.init(()) if start is None else start
     return jax.jit(lambda s, v: jax.lax.scan(step, s, v)[0])(start, jnp.asarray(x, jnp.float32))

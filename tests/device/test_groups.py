@@ -186,20 +186,20 @@ def from_batch(x: np.ndarray, valid: np.ndarray, size: int, tolerance: float = 1
 def test_six_equal_rewards_have_no_variance_and_no_spread():
     x = np.full(12, np.float32(0.3))  # their naive standard deviation is 3.3e-8
     got = from_batch(x, np.ones(12, bool), 6, tolerance=0.0)
-    assert int(got.counts.zero_std[0]) == 2
+    assert int(got.zero_std[0]) == 2
     assert float(got.zero_share[0]) == 1.0
     assert float(got.std[0]) == pytest.approx(0, abs=1e-9)
 
 
 def test_a_group_of_one_is_scored_and_has_no_variance():
     got = from_batch(np.arange(4.0), np.ones(4, bool), 1)
-    assert [int(v[0]) for v in got.counts] == [4, 4, 4, 0]
+    assert [int(v[0]) for v in (got.groups, got.scored, got.zero_std, got.incomplete)] == [4, 4, 4, 0]
     assert np.asarray(got.solved[:, 0]).tolist() == [1, 3]
 
 
 def test_no_group_is_no_share():
     got = from_batch(np.arange(8.0), np.zeros(8, bool), 4)
-    assert [int(v[0]) for v in got.counts] == [0, 0, 0, 0]
+    assert [int(v[0]) for v in (got.groups, got.scored, got.zero_std, got.incomplete)] == [0, 0, 0, 0]
     assert np.isnan(got.zero_share[0])
     assert not np.asarray(got.solved).any()
 
@@ -209,7 +209,7 @@ def test_an_offset_of_ten_thousand_does_not_hide_the_spread():
     got = from_batch(x.ravel(), np.ones(128, bool), 8)
     want = np.sum([row.std(ddof=1) for row in x.astype(np.float64)])
     assert float(got.std[0]) == pytest.approx(want, rel=1e-5)
-    assert int(got.counts.zero_std[0]) == 0
+    assert int(got.zero_std[0]) == 0
 
 
 def test_rewards_that_never_vary_have_no_advantage_share():

@@ -22,7 +22,9 @@ NO_ATOMS = np.zeros((2, 0, 1), np.uint32)
 
 @functools.partial(jax.jit, static_argnums=1)
 def of(x: jax.Array, centers: tuple[float, ...] | None = None) -> sketch.Sketch:
-    return sketch.from_batch(x, ~jnp.isnan(x), np.array(centers or (0.0,) * x.shape[0], np.float32))
+    counted = ~jnp.isnan(x)
+    center = np.array(centers or (0.0,) * x.shape[0], np.float32)
+    return sketch.add(sketch.init(x.shape[0]), x, counted, counted, center).run
 
 
 def points(s: sketch.Sketch, i: int = 0) -> quantiles.Points:
@@ -117,14 +119,28 @@ def test_any_order_split_or_tree_gives_the_same_bits():
 
 
 def test_every_way_of_scattering_gives_the_same_bits():
+    """One for CPU, one for a GPU, one for a TPU: the latter two run in no other test."""
     x = jnp.asarray(sample("heavy_tail", 2 * 4096).reshape(2, 4096))
     index = sketch.bin_index(x) + jnp.array([[0], [sketch.BINS]], jnp.int32)
     counted = jnp.asarray(np.random.default_rng(0).random(x.shape) < 0.8)
-    operands = [v.reshape(-1) for v in (index, counted, order_key(x))]
-    ways = [getattr(sketch, name) for name in dir(sketch) if name.startswith("_scatter")]
-    assert len(ways) == 2  # one for CPU, one for a GPU, which no test here runs otherwise
-    first, other = (way(*operands, size=2 * sketch.BINS) for way in ways)
-    support.assert_same_bits(first, other)
+    index = jnp.where(counted, index, 2 * sketch.BINS).reshape(-1)
+    word = jnp.arange(index.size, dtype=jnp.uint32) % 3
+    run = of(jnp.asarray(sample("bimodal", 2 * 1000).reshape(2, 1000)))
+    operands = (index, word, order_key(x).reshape(-1), run.greatest, run.least)
+    first, *others = (way(*operands) for way in (sketch._in_place, sketch._in_turn, sketch._by_plane))
+    for other in others:
+        support.assert_same_bits(first, other)
+
+
+@pytest.mark.parametrize("n", [100, 2**16])
+def test_marked_samples_are_counted_apart(n):
+    x, marked = sample("normal", n)[None], np.random.default_rng(0).random((1, n)) < 0.3
+    counted = np.abs(x) < 1.5
+    center = np.zeros(1, np.float32)
+    added = sketch.add(sketch.init(1), jnp.asarray(x), jnp.asarray(counted), jnp.asarray(marked), center)
+    index = np.asarray(sketch.bin_index(jnp.asarray(x)))
+    for got, where in ((added.batch, counted), (added.marked, counted & marked), (added.run.low, counted)):
+        np.testing.assert_array_equal(got[0], np.bincount(index[where], minlength=sketch.BINS))
 
 
 def test_no_data_is_the_identity():

@@ -17,7 +17,7 @@ from tunrex_jax_monitor.device import ema
 from tunrex_jax_monitor.device.bits import count_to_float
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
-from tunrex_jax_monitor.device.sketch import Sketch, bin_extremes
+from tunrex_jax_monitor.device.sketch import Added, bin_extremes
 from tunrex_jax_monitor.device.window import WindowStats
 
 FREQUENT = 0.005  # a value with this share of the run is an atom of the distribution, not an outlier
@@ -51,14 +51,21 @@ class Memory(NamedTuple):
 
 
 class Averages(NamedTuple):
-    """Exponential averages that the rules read; each float32[rows]."""
+    """The exponential averages that the rules read, in the order in which one `Ema` holds them; float32[rows]."""
 
-    short: Ema  # of the step's mean
-    long: Ema
-    noise: Ema  # squared deviation of the step's mean from the short average
-    outliers: Ema  # rare outliers per step
-    samples: Ema  # samples per step
-    zero_share: Ema  # share of groups without variance
+    short: Array  # of the step's mean
+    long: Array
+    noise: Array  # squared deviation of the step's mean from the short average
+    outliers: Array  # rare outliers per step
+    samples: Array  # samples per step
+    zero_share: Array  # share of groups without variance
+
+
+def advance_averages(e: Ema, step: Averages, config: Config) -> Ema:
+    """Fold one step's values into the averages; NaN where there is none."""
+    short, long = config.ema_alpha_short, config.ema_alpha_long
+    rates = Averages(short, long, noise=long, outliers=short, samples=short, zero_share=short)
+    return ema.update(e, jnp.stack(step), np.array(rates)[:, None])
 
 
 class Evidence(NamedTuple):
@@ -90,35 +97,34 @@ def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Floa
     return mean - width, mean + width
 
 
-def count_rare_outliers(
-    batch: Sketch, run: Sketch, samples: Float[Array, " R"], stats: WindowStats, config: Config
-) -> Float[Array, " R"]:
-    """Count samples of the batch in bins that lie wholly outside the limits and are not atoms of the run.
+def count_rare_outliers(added: Added, samples: Float[Array, " R"], stats: WindowStats) -> Float[Array, " R"]:
+    """Count the marked samples of a batch whose bin is not an atom of the run: 0.5 % of the samples in a narrow bin.
 
-    Working on bins, not samples, needs no gather. A bin is an atom when it holds 0.5 % of the run and is narrow.
+    Args:
+      added: the run with the batch in it, whose outliers are marked. (To read the run as it was before would keep the
+        compiler from updating it in place.)
+      samples: valid samples of the run before the step.
+      stats: the window before the step.
     """
-    low, high = limits(stats, config)
-    least, greatest = bin_extremes(batch)
-    outside = (batch.low > 0) & ((least > high[:, None]) | (greatest < low[:, None]))
-    frequent = count_to_float(run.low, run.high) >= np.float32(FREQUENT) * samples[:, None]
-    run_least, run_greatest = bin_extremes(run)
-    spread = run_greatest - run_least
+    run, rare = added.run, added.marked.astype(jnp.float32)
+    before = count_to_float(run.low, run.high) - added.batch.astype(jnp.float32)
+    frequent = (samples[:, None] > 0) & (before >= np.float32(FREQUENT) * samples[:, None])
+    least, greatest = bin_extremes(run)
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
-    atom = (samples[:, None] > 0) & frequent & (spread <= 0.5 * std[:, None])
-    return jnp.sum(jnp.where(outside & ~atom, batch.low.astype(jnp.float32), 0.0), axis=1)
+    atom = frequent & (greatest - least <= 0.5 * std[:, None])
+    return jnp.sum(jnp.where(atom, 0.0, rare), axis=1)
 
 
-def _outlier(e: Evidence, averages: Averages, config: Config) -> Rule:
+def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:
     if config.detect == "literal":
         return Rule(e.any_outlier, e.any_outlier)
     rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
     steps = _steps_in(config.ema_alpha_short)
-    k = steps * ema.value(averages.outliers) + e.batch_outliers
-    n = steps * ema.value(averages.samples) + e.batch_samples
+    k = steps * averages.outliers + e.batch_outliers
+    n = steps * averages.samples + e.batch_samples
     surprise = jnp.maximum(
         _surprise(k, n, rate), _surprise(e.batch_outliers, e.batch_samples, rate) - np.float32(math.log(10.0))
     )
-    warm = averages.short.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
     bound = np.float32(-math.log(config.false_alarm_rate))
     return Rule(warm & (e.batch_outliers > 0) & (surprise > bound), surprise > 0.5 * bound)
 
@@ -130,14 +136,13 @@ def _surprise(k: Array, n: Array, rate: Array) -> Array:
     return jnp.where(share > rate, n * divergence, 0.0)
 
 
-def _drop_and_spike(averages: Averages, config: Config) -> tuple[Rule, Rule]:
-    short, long = ema.value(averages.short), ema.value(averages.long)
-    warm = averages.short.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+def _drop_and_spike(averages: Averages, warm: Array, config: Config) -> tuple[Rule, Rule]:
+    short, long = averages.short, averages.long
     if config.detect == "literal":
         drop = warm & (long > 0) & (short < np.float32(config.drop_threshold) * long)
         spike = warm & (long > 0) & (short > np.float32(config.spike_threshold) * long)
         return Rule(drop, drop), Rule(spike, spike)
-    noise = jnp.sqrt(ema.value(averages.noise)) * np.float32(config.noise_threshold * _ema_noise(config))
+    noise = jnp.sqrt(averages.noise) * np.float32(config.noise_threshold * _ema_noise(config))
     fall, size = long - short, jnp.abs(long)
     drop_by = jnp.maximum(np.float32(1.0 - config.drop_threshold) * size, noise)
     spike_by = jnp.maximum(np.float32(1.0 - 1.0 / config.spike_threshold) * size, noise)
@@ -184,12 +189,11 @@ def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule
     )
 
 
-def _group_collapse(averages: Averages, config: Config) -> Rule:
+def _group_collapse(averages: Averages, warm: Array, config: Config) -> Rule:
     """Return the rule of the weighted total; its share must clear the threshold by three standard errors."""
     limit = np.float32(config.collapse_threshold)
-    share = ema.value(averages.zero_share)
-    warm = averages.zero_share.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
-    groups = ema.value(averages.samples) / np.float32(config.group_size or 1) * _steps_in(config.ema_alpha_short)
+    share = averages.zero_share
+    groups = averages.samples / np.float32(config.group_size or 1) * _steps_in(config.ema_alpha_short)
     error = 3.0 * jnp.sqrt(limit * (1.0 - limit) / jnp.maximum(groups, 1.0))
     enter = warm & (share > limit + jnp.minimum(error, 0.5 * (1.0 - limit)))
     return Rule(enter & (config.detect != "literal"), share > 0.9 * limit)
@@ -200,30 +204,32 @@ def _steps_in(alpha: float) -> np.float32:
     return np.float32(2.0 / alpha - 1.0)
 
 
-def evaluate(e: Evidence, averages: Averages, memory: Memory, config: Config) -> Rule:
+def evaluate(e: Evidence, averages: Ema, memory: Memory, config: Config) -> Rule:
     """Return the eight conditions, bool[8, rows]; of the two extra rows only the total has a rule of its own."""
-    rewards, row = config.rewards, jnp.arange(memory.flags.shape[0])
-    per_reward = Averages(*(Ema(*(v[:rewards] for v in average)) for average in averages))
+    rewards, rows = config.rewards, memory.flags.shape[0]
+    values, warm = ema.value(averages), averages.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+    of_rewards, warm_mean = Averages(*values[:, :rewards]), Averages(*warm[:, :rewards]).short
     armed = (memory.flags[:rewards] >> ARMED) & 1 == 1
     nonfinite = jnp.zeros(rewards, bool) if config.detect == "literal" else e.nonfinite
-    drop, spike = _drop_and_spike(averages, config)
+    drop, spike = _drop_and_spike(of_rewards, warm_mean, config)
     flat, negative, stuck = _window_rules(e, armed, config)
-    collapse = _group_collapse(averages, config)
-    rules = (_outlier(e, per_reward, config), drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
-    of_rewards = [(row < rewards) & _widen(part, len(row)) for rule in rules for part in rule]
-    of_total = [(row == rewards) & part for part in collapse]
-    return Rule(jnp.stack([*of_rewards[::2], of_total[0]]), jnp.stack([*of_rewards[1::2], of_total[1]]))
+    collapse = _group_collapse(Averages(*values), Averages(*warm).zero_share, config)
+    outlier = _outlier(e, of_rewards, warm_mean, config)
+    rules = (outlier, drop, spike, flat, negative, Rule(nonfinite, nonfinite), stuck)
+    total = np.arange(rows) == rewards
+    return Rule(*(_place(part, c & total) for part, c in zip(zip(*rules, strict=True), collapse, strict=True)))
 
 
-def _widen(where: Array, rows: int) -> Bool[Array, " rows"]:
-    """Give a rule of the R rewards the extra rows."""
-    return jnp.concatenate([where, jnp.zeros(rows - where.shape[0], bool)])
+def _place(of_rewards: tuple[Array, ...], of_total: Array) -> Bool[Array, "8 rows"]:
+    """Put the rules of the R rewards above that of the total; nothing else holds for the extra rows."""
+    extra = of_total.shape[0] - of_rewards[0].shape[0]
+    return jnp.concatenate([jnp.pad(jnp.stack(of_rewards), ((0, 0), (0, extra))), of_total[None]])
 
 
 class Step(NamedTuple):
     """What became of the episodes in this step; bool[8, rows]."""
 
-    memory: Memory
+    memory: Array  # uint32[2, rows], as in `Memory`
     active: Array
     began: Array
     ended: Array
@@ -244,7 +250,8 @@ def advance(
     armed = ((memory.flags >> ARMED) & 1 == 1) & ~began[TYPES.index(Alert.FLATLINE)] | rearm
     flags = _word(active) | (armed.astype(jnp.uint32) << ARMED)
     quiet_word = jnp.sum(quiet << (4 * bit), axis=0, dtype=jnp.uint32)
-    return Step(Memory(flags, jnp.where(seen, quiet_word, memory.quiet)), active, began, ended)
+    memory = Memory(flags, jnp.where(seen, quiet_word, memory.quiet))
+    return Step(jnp.stack(memory), active, began, ended)
 
 
 def _word(where: Bool[Array, "8 rows"]) -> UInt[Array, " rows"]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from tunrex_jax_monitor.device.bits import two_float_add
 
@@ -29,9 +29,10 @@ def init(shape: tuple[int, ...]) -> Ema:
     return Ema(*(jnp.zeros(shape, jnp.float32) for _ in Ema._fields))
 
 
-def update(ema: Ema, x: Float[Array, "*s"], has_data: Bool[Array, "*s"], alpha: float) -> Ema:
-    """Fold one step's value into the average; a step without data is the identity."""
-    rate = jnp.where(has_data, np.float32(alpha), np.float32(0.0))
+def update(ema: Ema, x: Float[Array, "*s"], alpha: Float[np.ndarray, "*#s"] | float) -> Ema:
+    """Fold one step's value into the average; a step without data, where `x` is NaN, is the identity."""
+    has_data = ~jnp.isnan(x)
+    rate = jnp.where(has_data, np.asarray(alpha, np.float32), np.float32(0.0))
     x = jnp.where(has_data, x, 0.0)
     total, total_low = two_float_add(ema.total, ema.total_low, rate * ((x - ema.total) - ema.total_low))
     weight = two_float_add(ema.weight, ema.weight_low, rate * ((1.0 - ema.weight) - ema.weight_low))

@@ -13,55 +13,46 @@ from jaxtyping import Array, Bool, Float
 
 from tunrex_jax_monitor.device import moments
 from tunrex_jax_monitor.device.bits import two_float_add
-
-
-class GroupCounts(NamedTuple):
-    """How many groups of a step were what; uint32[rows]."""
-
-    groups: Array  # with at least one member
-    scored: Array  # with two members or more (one, if G = 1)
-    zero_std: Array  # scored, and max - min <= tolerance
-    incomplete: Array  # with a missing member
-
-
-class GroupSums(NamedTuple):
-    """Sums over groups, each a two-float pair; float32[..., rows]."""
-
-    std: Array  # within-group standard deviation, ddof 1
-    std_low: Array
-    share: Array  # w (r - mean_g r) (R - mean_g R), R the weighted total
-    share_low: Array
-    length_cov: Array  # (length - mean_g) (r - mean_g)
-    length_cov_low: Array
-    length_var: Array  # (length - mean_g)^2
-    length_var_low: Array
-    reward_var: Array  # (r - mean_g)^2 over the same members
-    reward_var_low: Array
+from tunrex_jax_monitor.device.reduce import reduce_together
 
 
 class GroupBatch(NamedTuple):
     """One step's groups."""
 
-    counts: GroupCounts
+    groups: Array  # uint32[rows]: with at least one member
+    scored: Array  # uint32[rows]: with two members or more (one, if G = 1)
+    zero_std: Array  # uint32[rows]: scored, and max - min <= tolerance
+    incomplete: Array  # uint32[rows]: with a missing member
     solved: Array  # uint32[G + 1, rows]: complete groups with c members >= threshold
-    means: moments.Moments  # of the group means: float32[rows]
-    std: Array  # float32[rows]
-    share: Array
+    means: moments.Moments  # of the group means, to second order: float32[2, rows]
+    std: Array  # float32[rows]: sum of the within-group standard deviations, ddof 1
+    share: Array  # float32[rows]: sum of w (r - mean_g r) (R - mean_g R), R the weighted total
     zero_share: Array  # float32[rows], NaN without a scored group
+
+
+class LengthSums(NamedTuple):
+    """Sums within groups, over the members that have the reward and a length; float32[rows]."""
+
+    covariance: Array  # of (length - mean_g) (r - mean_g)
+    length: Array  # of (length - mean_g)^2
+    reward: Array  # of (r - mean_g)^2
+
+
+class GroupSums(NamedTuple):
+    """What adds up over groups: axis 0 is std and share as in `GroupBatch`, then `LengthSums`."""
+
+    sums: Array  # float32[5, ...]; with `sums_low` one number each
+    sums_low: Array
 
 
 def init_sums(shape: tuple[int, ...]) -> GroupSums:
     """Return sums over no groups."""
-    return GroupSums(*(jnp.zeros(shape, jnp.float32) for _ in GroupSums._fields))
+    return GroupSums(*(jnp.zeros((5, *shape), jnp.float32) for _ in GroupSums._fields))
 
 
-def add_sums(a: GroupSums, b: GroupSums) -> GroupSums:
-    """Add two-float sums pair by pair; shapes broadcast."""
-    out: list[Array] = []
-    for i in range(0, len(a), 2):
-        high, low = two_float_add(a[i], a[i + 1], b[i])
-        out += two_float_add(high, low, b[i + 1])
-    return GroupSums(*out)
+def add_sums(a: GroupSums, sums: Array, sums_low: Array | float = 0.0) -> GroupSums:
+    """Add to the sums; shapes broadcast."""
+    return GroupSums(*two_float_add(*two_float_add(a.sums, a.sums_low, sums), jnp.float32(sums_low)))
 
 
 def from_batch(
@@ -75,29 +66,63 @@ def from_batch(
 ) -> GroupBatch:
     """Return the group statistics of one step; row R of `x` is the weighted total of rows 0 .. R-1."""
     x, valid = _split(x, valid, group_size)
-    n = jnp.sum(valid.astype(jnp.float32), axis=0)
-    center, d, offset = _deviations(x, valid, n)
-    m2 = jnp.maximum(jnp.sum(d * d, axis=0) - n * offset * offset, 0.0)
-    std = jnp.sqrt(m2 / jnp.maximum(n - 1.0, 1.0))
-    low = jnp.min(jnp.where(valid, x, np.float32(np.inf)), axis=0)
-    high = jnp.max(jnp.where(valid, x, np.float32(-np.inf)), axis=0)
-    scored = n >= min(2, group_size)
-    complete = n == group_size
-    zero = scored & (high - low <= np.float32(tolerance))
-    counts = GroupCounts(*(_count(v) for v in (n > 0, scored, zero, (n > 0) & ~complete)))
-    correct = jnp.sum((valid & (x >= np.float32(threshold))).astype(jnp.int32), axis=0, dtype=jnp.int32)
-    correct = jnp.where(complete, correct, -1)
-    levels = jnp.arange(group_size + 1, dtype=jnp.int32)[:, None, None]
-    solved = jnp.sum((correct[None] == levels).astype(jnp.uint32), axis=2, dtype=jnp.uint32)
-    scored_groups = counts.scored.astype(jnp.float32)
-    zero_share = counts.zero_std.astype(jnp.float32) / jnp.maximum(scored_groups, 1.0)
+    of_group = _reduce_members(x, valid, len(weights), threshold)
+    n, mean = of_group.members, of_group.mean
+    std = jnp.sqrt(of_group.m2 / jnp.maximum(n - 1.0, 1.0))
+    some, scored, complete = n > 0, n >= min(2, group_size), n == group_size
+    zero = scored & (of_group.spread <= np.float32(tolerance))
+    *counts, total_std, total_share, total = reduce_together(
+        counts=(some, scored, zero, some & ~complete),
+        sums=(jnp.where(scored, std, 0.0), of_group.share, jnp.where(scored, mean, 0.0)),
+        axis=1,
+    )
+    levels = jnp.arange(group_size + 1, dtype=jnp.uint32)[:, None, None]
+    scored_groups, zero_groups = counts[1].astype(jnp.float32), counts[2].astype(jnp.float32)
     return GroupBatch(
-        counts=counts,
-        solved=solved,
-        means=moments.from_batch(center + offset, scored, scored_groups),
-        std=jnp.sum(jnp.where(scored, std, 0.0), axis=1),
-        share=_advantage_share(x, valid, center, (d, offset), weights),
-        zero_share=jnp.where(scored_groups > 0, zero_share, np.float32(np.nan)),
+        *counts,
+        solved=jnp.sum(
+            (complete[None] & (of_group.correct[None] == levels)).astype(jnp.uint32), axis=2, dtype=jnp.uint32
+        ),
+        means=moments.from_batch(mean, scored, scored_groups, total, orders=2),
+        std=total_std,
+        share=total_share * np.pad(weights, (0, len(total_share) - len(weights))),
+        zero_share=jnp.where(scored_groups > 0, zero_groups / jnp.maximum(scored_groups, 1.0), np.float32(np.nan)),
+    )
+
+
+class _Groups(NamedTuple):
+    """Each group, reduced over its members; float32[rows, groups] unless said."""
+
+    members: Array
+    correct: Array  # uint32: members >= threshold
+    spread: Array  # max - min
+    mean: Array
+    m2: Array
+    share: Array  # sum over members of (r - mean_g r)(R - mean_g R); times the weight, a reward's share
+
+
+def _reduce_members(x: Array, valid: Array, total: int, threshold: float) -> _Groups:
+    """Reduce [G, rows, groups] over its members, in two passes; `total` is the row of R.
+
+    For the share, a reward that is missing where R is there counts as zero, as it did in R.
+    """
+    n, correct, sums, low, minus_high = reduce_together(
+        counts=(valid, valid & (x >= np.float32(threshold))),
+        sums=(jnp.where(valid, x, 0.0),),
+        mins=tuple(jnp.where(valid, v, np.float32(np.inf)) for v in (x, -x)),
+        axis=0,
+    )
+    n = n.astype(jnp.float32)
+    scale = 1.0 / jnp.maximum(n, 1.0)
+    center = sums * scale
+    d = jnp.where(valid, x - center[None], 0.0)
+    of_total = d[:, total : total + 1]
+    shifted = jnp.where(valid[:, total : total + 1], jnp.where(valid, x, 0.0) - center[None], 0.0)
+    s1, s2, product, beside_total = reduce_together(sums=(d, d * d, shifted * of_total, shifted), axis=0)
+    offset = s1 * scale  # what the rounded mean left over
+    m2 = jnp.maximum(s2 - s1 * offset, 0.0)
+    return _Groups(
+        n, correct, -minus_high - low, center + offset, m2, product - offset[total : total + 1] * beside_total
     )
 
 
@@ -111,40 +136,14 @@ def _split(x: Array, valid: Array, group_size: int) -> tuple[Array, Array]:
     return x, ~jnp.isnan(x)
 
 
-def _deviations(x: Array, valid: Array, n: Array) -> tuple[Array, Array, Array]:
-    """Return the rounded group mean, the deviations from it, and what the rounding left: mean = center + offset."""
-    scale = 1.0 / jnp.maximum(n, 1.0)
-    center = jnp.sum(jnp.where(valid, x, 0.0), axis=0) * scale
-    d = jnp.where(valid, x - center[None], 0.0)
-    return center, d, jnp.sum(d, axis=0) * scale
-
-
-def _count(where: Array) -> Array:
-    return jnp.sum(where.astype(jnp.uint32), axis=1, dtype=jnp.uint32)
-
-
-def _advantage_share(x: Array, valid: Array, center: Array, total: tuple[Array, Array], weights: np.ndarray) -> Array:
-    """Return sum (w r - mean_g w r)(R - mean_g R) per row: the columns of the within-group co-moment matrix times w.
-
-    A reward that is missing where the total is there counted as zero in the total, so it does here.
-    """
-    r, (d, offset) = len(weights), total
-    deviation = jnp.where(valid[:, r], d[:, r] - offset[None, r], 0.0)  # sums to zero in a group: any shift will do
-    shifted = jnp.where(valid[:, :r], x[:, :r], 0.0) - center[None, :r]
-    share = jnp.sum(jnp.sum(shifted * deviation[:, None], axis=0), axis=1) * jnp.asarray(weights)
-    return jnp.concatenate([share, jnp.zeros(x.shape[1] - r, jnp.float32)])
-
-
-def length_sums(
-    x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], group_size: int
-) -> tuple[Float[Array, " rows"], Float[Array, " rows"], Float[Array, " rows"]]:
+def length_sums(x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], group_size: int) -> LengthSums:
     """Return covariance and variances, summed within groups, of each row with the last row, the lengths."""
     x, valid = _split(x, valid, group_size)
     both = valid & valid[:, -1:]
-    n = jnp.sum(both.astype(jnp.float32), axis=0)
-    _, d, offset = _deviations(x, both, n)
-    _, dl, offset_l = _deviations(jnp.broadcast_to(x[:, -1:], x.shape), both, n)
-    covariance = jnp.sum(d * dl, axis=0) - n * offset * offset_l
-    variance_l = jnp.sum(dl * dl, axis=0) - n * offset_l * offset_l
-    variance = jnp.sum(d * d, axis=0) - n * offset * offset
-    return jnp.sum(covariance, axis=1), jnp.sum(variance_l, axis=1), jnp.sum(variance, axis=1)
+    length = jnp.broadcast_to(x[:, -1:], x.shape)
+    n, *sums = reduce_together(counts=(both,), sums=tuple(jnp.where(both, v, 0.0) for v in (x, length)), axis=0)
+    scale = 1.0 / jnp.maximum(n.astype(jnp.float32), 1.0)
+    d, dl = (jnp.where(both, v - (total * scale)[None], 0.0) for v, total in zip((x, length), sums, strict=True))
+    s1, l1, product, l2, s2 = reduce_together(sums=(d, dl, d * dl, dl * dl, d * d), axis=0)
+    of_groups = (product - s1 * l1 * scale, l2 - l1 * l1 * scale, s2 - s1 * s1 * scale)
+    return LengthSums(*reduce_together(sums=of_groups, axis=1))

@@ -14,46 +14,61 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tunrex_jax_monitor.device.bits import two_float_add, two_sum
-from tunrex_jax_monitor.device.reduce import reduce_rows
+from tunrex_jax_monitor.device.reduce import reduce_together
 
 
 class Moments(NamedTuple):
-    """Central power sums; `x` and `x_low` are one number. `m2` is in squared reward units, and so on."""
+    """Central power sums; axis 0 is the mean, m2, m3 and m4, or the first two. `sums + sums_low` is one number."""
 
-    mean: Array  # float32[...]
-    mean_low: Array
-    m2: Array
-    m2_low: Array
-    m3: Array
-    m3_low: Array
-    m4: Array
-    m4_low: Array
-    min: Array  # +inf when empty
-    max: Array  # -inf when empty
+    sums: Array  # float32[P, ...]: in reward units, squared reward units, and so on
+    sums_low: Array
+
+    @property
+    def mean(self) -> Array:
+        """The rounded mean: float32[...]."""
+        return self.sums[0]
+
+    @property
+    def m2(self) -> Array:
+        """The rounded sum of squared deviations: float32[...]."""
+        return self.sums[1]
 
 
-def init(shape: tuple[int, ...]) -> Moments:
+def init(shape: tuple[int, ...], orders: int = 4) -> Moments:
     """Return the moments of no data: the identity of `merge`."""
-    values = [0.0] * 8 + [np.inf, -np.inf]
-    return Moments(*(jnp.full(shape, np.float32(value)) for value in values))
+    return Moments(*(jnp.zeros((orders, *shape), jnp.float32) for _ in Moments._fields))
 
 
-def from_batch(x: Float[Array, "rows N"], valid: Bool[Array, "rows N"], count: Float[Array, " rows"]) -> Moments:
-    """Return the moments of one batch, about its own mean. `count` is the number of valid samples."""
+def from_batch(
+    x: Float[Array, "rows N"],
+    valid: Bool[Array, "rows N"],
+    count: Float[Array, " rows"],
+    total: Float[Array, " rows"],
+    orders: int = 4,
+) -> Moments:
+    """Return the moments of one batch, about its own mean.
+
+    Args:
+      x: the samples.
+      valid: where a sample counts.
+      count: the number of valid samples.
+      total: their sum, which may be rounded: it only says where deviations are taken about.
+      orders: 4, or 2 for the mean and m2 alone.
+    """
     scale = 1.0 / jnp.maximum(count, 1.0)
-    center = jnp.sum(jnp.where(valid, x, 0.0), axis=1) * scale
+    center = total * scale
     d = jnp.where(valid, x - center[:, None], 0.0)
     d2 = d * d
-    s1, s2, s3, s4 = reduce_rows(sums=(d, d2, d2 * d, d2 * d2))
+    s1, s2, *higher = reduce_together(sums=(d, d2, d2 * d, d2 * d2)[:orders], axis=1)
     a = s1 * scale  # what the rounded mean left over; tiny, so the corrections below cancel nothing
     mean, mean_low = two_sum(center, a)
-    m2 = jnp.maximum(s2 - a * s1, 0.0)
-    m3 = s3 - 3.0 * a * s2 + 2.0 * a * a * s1
-    m4 = jnp.maximum(s4 - 4.0 * a * s3 + 6.0 * a * a * s2 - 3.0 * a * a * a * s1, 0.0)
-    zero = jnp.zeros_like(center)
-    low = jnp.min(jnp.where(valid, x, jnp.float32(np.inf)), axis=1)
-    high = jnp.max(jnp.where(valid, x, jnp.float32(-np.inf)), axis=1)
-    return Moments(mean, mean_low, m2, zero, m3, zero, m4, zero, low, high)
+    sums = [mean, jnp.maximum(s2 - a * s1, 0.0)]
+    if higher:
+        s3, s4 = higher
+        sums.append(s3 - 3.0 * a * s2 + 2.0 * a * a * s1)
+        sums.append(jnp.maximum(s4 - 4.0 * a * s3 + 6.0 * a * a * s2 - 3.0 * a * a * a * s1, 0.0))
+    first = np.arange(orders)[:, None] == 0
+    return Moments(jnp.stack(sums), jnp.where(first, mean_low, np.float32(0.0)))
 
 
 def merge(a: Moments, b: Moments, count_a: Float[Array, "*#s"], count_b: Float[Array, "*#s"]) -> Moments:
@@ -67,29 +82,25 @@ def merge(a: Moments, b: Moments, count_a: Float[Array, "*#s"], count_b: Float[A
     """
     scale = 1.0 / jnp.maximum(count_a + count_b, 1.0)
     fa, fb = count_a * scale, count_b * scale
-    d = (b.mean - a.mean) + (b.mean_low - a.mean_low)
+    d = (b.sums[0] - a.sums[0]) + (b.sums_low[0] - a.sums_low[0])
     d2 = d * d
-    weight = fa * count_b
-    step2 = d2 * weight
-    step3 = step2 * d * (fa - fb) + 3.0 * d * (fa * b.m2 - fb * a.m2)
-    step4 = (
-        step2 * d2 * (fa * fa - fa * fb + fb * fb)
-        + 6.0 * d2 * (fa * fa * b.m2 + fb * fb * a.m2)
-        + 4.0 * d * (fa * b.m3 - fb * a.m3)
-    )
-    mean = two_float_add(a.mean, a.mean_low, d * fb)
-    m2 = _add3(a.m2, a.m2_low, b.m2, b.m2_low, step2)
-    m3 = _add3(a.m3, a.m3_low, b.m3, b.m3_low, step3)
-    m4 = _add3(a.m4, a.m4_low, b.m4, b.m4_low, step4)
-    merged = Moments(*mean, *m2, *m3, *m4, jnp.minimum(a.min, b.min), jnp.maximum(a.max, b.max))
+    step2 = d2 * (fa * count_b)
+    steps = [d * fb, step2]
+    if len(a.sums) > 2:
+        (_, a2, a3, _), (_, b2, b3, _) = a.sums, b.sums
+        steps.append(step2 * d * (fa - fb) + 3.0 * d * (fa * b2 - fb * a2))
+        steps.append(
+            step2 * d2 * (fa * fa - fa * fb + fb * fb)
+            + 6.0 * d2 * (fa * fa * b2 + fb * fb * a2)
+            + 4.0 * d * (fa * b3 - fb * a3)
+        )
+    # The mean moves by its step alone; of the others the two sides add up.
+    adds = np.arange(len(steps)).reshape(-1, *(1,) * d.ndim) > 0
+    sums, low = two_float_add(a.sums, a.sums_low, jnp.where(adds, b.sums, 0.0))
+    sums, low = two_float_add(sums, low, jnp.where(adds, b.sums_low, 0.0))
+    merged = Moments(*two_float_add(sums, low, jnp.stack(steps)))
     # An empty side must be the exact identity: a pair folded through `d` would lose the low word of the first mean.
     return Moments(*(choose(count_a, count_b, *v) for v in zip(a, b, merged, strict=True)))
-
-
-def _add3(high: Array, low: Array, high_b: Array, low_b: Array, step: Array) -> tuple[Array, Array]:
-    high, low = two_float_add(high, low, high_b)
-    high, low = two_float_add(high, low, low_b)
-    return two_float_add(high, low, step)
 
 
 def choose(count_a: Float[Array, "*#s"], count_b: Float[Array, "*#s"], a: Array, b: Array, merged: Array) -> Array:

@@ -9,7 +9,7 @@ Method: DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12):2195-2205) with quadratic
 from the bits of the float. `log` is not used because it differs between backends.
 """
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import jax
@@ -52,44 +52,75 @@ def bin_index(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
     return BINS_PER_SIGN + jnp.where(bits < 0, -index, index)
 
 
-def from_batch(x: Float[Array, "R N"], counted: Bool[Array, "R N"], center: Float[np.ndarray, " R"]) -> Sketch:
-    """Return the sketch of one batch.
+class Added(NamedTuple):
+    """What became of a batch."""
+
+    run: Sketch  # with the batch in it
+    batch: Array  # uint32[R, BINS]: samples of the batch
+    marked: Array  # uint32[R, BINS]: those that were marked
+
+
+def add(
+    run: Sketch,
+    x: Float[Array, "R N"],
+    counted: Bool[Array, "R N"],
+    marked: Bool[Array, "R N"],
+    center: Float[np.ndarray, " R"],
+) -> Added:
+    """Add a batch.
 
     Args:
+      run: the sketch so far.
       x: float32.
       counted: True where a sample enters a bin.
+      marked: True where it is also counted apart.
       center: subtracted before binning, per reward; resolution is relative to the distance from it.
     """
-    rewards = x.shape[0]
-    row = jnp.arange(rewards, dtype=jnp.int32)[:, None] * np.int32(BINS)
-    index = bin_index(x - jnp.asarray(center)[:, None]) + row
-    operands = (v.reshape(-1) for v in (index, counted, order_key(x)))
-    by_plane, in_turn = (partial(how, size=rewards * BINS) for how in (_scatter_by_plane, _scatter_in_turn))
-    planes = jax.lax.platform_dependent(*operands, cuda=in_turn, default=by_plane)
-    low, greatest, least = (plane.reshape(rewards, BINS) for plane in planes)
-    return Sketch(low, jnp.zeros_like(low), greatest, least)
+    size = run.low.size
+    row = jnp.arange(len(x), dtype=jnp.int32)[:, None] * np.int32(BINS)
+    index = jnp.where(counted, bin_index(x - jnp.asarray(center)[:, None]) + row, np.int32(size)).reshape(-1)
+    key, mark = order_key(x).reshape(-1), marked.astype(jnp.uint32).reshape(-1)
+    together = x.shape[1] < 2**16  # then both counts of a bin fit in a word
+    word = 1 + (mark << 16) if together else jnp.ones_like(mark)
+    words, greatest, least = jax.lax.platform_dependent(
+        index, word, key, run.greatest, run.least, cpu=_in_place, cuda=_in_turn, default=_by_plane
+    )
+    batch, apart = (words & 0xFFFF, words >> 16) if together else (words, _count(index, mark, run.low.shape))
+    low, high = add_counts(run.low, run.high, batch)
+    return Added(Sketch(low, high, greatest, least), batch, apart)
 
 
-def _scatter_by_plane(index: Array, counted: Array, key: Array, *, size: int) -> tuple[Array, Array, Array]:
-    """Count, and take extremes, each in a fresh constant.
+def _count(index: Array, word: Array, shape: tuple[int, ...]) -> Array:
+    return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, mode="drop").reshape(shape)
 
-    Into a carried array, or one that was scattered into before, a TPU copies and serialises (estimate 1463 us, not 3);
-    on CPU, joining the operands of the extremes takes three times as long as a third scatter.
+
+def _raise(plane: Array, index: Array, key: Array) -> Array:
+    return plane.reshape(-1).at[index].max(key, mode="drop").reshape(plane.shape)
+
+
+def _in_place(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
+    """Take the extremes where they lie: a bin that is not touched costs nothing."""
+    return _count(index, word, greatest.shape), _raise(greatest, index, key), _raise(least, index, ~key)
+
+
+def _by_plane(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
+    """Scatter into fresh constants, then join.
+
+    Into a carried array, or one that was scattered into before, a TPU copies and serialises (estimate 1463 us, not 3).
     """
-    index = jnp.where(counted, index, np.int32(size))  # out of range: dropped
-    fresh = [jnp.zeros(size, jnp.uint32) for _ in range(3)]
-    low = fresh[0].at[index].add(np.uint32(1), mode="drop")
-    return low, fresh[1].at[index].max(key, mode="drop"), fresh[2].at[index].max(~key, mode="drop")
+    highest, lowest = (_raise(jnp.zeros_like(greatest), index, v) for v in (key, ~key))
+    return _count(index, word, greatest.shape), jnp.maximum(greatest, highest), jnp.maximum(least, lowest)
 
 
-def _scatter_in_turn(index: Array, counted: Array, key: Array, *, size: int) -> tuple[Array, Array, Array]:
+def _in_turn(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
     """The same in one constant and two scatters: each constant and each scatter costs a GPU a kernel."""
-    nowhere = np.int32(3 * size)
-    low, greatest, least = (jnp.where(counted, index + np.int32(i * size), nowhere) for i in range(3))
-    planes = jnp.zeros(3 * size, jnp.uint32).at[low].add(np.uint32(1), mode="drop")
-    places, keys = jnp.concatenate([greatest, least]), jnp.concatenate([key, ~key])
+    size = greatest.size
+    first, second, third = (jnp.where(index < size, index + np.int32(i * size), np.int32(3 * size)) for i in range(3))
+    planes = jnp.zeros(3 * size, jnp.uint32).at[first].add(word, mode="drop")
+    places, keys = jnp.concatenate([second, third]), jnp.concatenate([key, ~key])
     planes = planes.at[places].max(keys, mode="drop")
-    return planes[:size], planes[size : 2 * size], planes[2 * size :]
+    words, highest, lowest = planes.reshape(3, *greatest.shape)
+    return words, jnp.maximum(greatest, highest), jnp.maximum(least, lowest)
 
 
 def merge(a: Sketch, b: Sketch) -> Sketch:

@@ -1,15 +1,17 @@
 """MonitorState: seven arrays that ride through the train step, and the named fields inside the first.
 
 A jitted call costs about 2 us per leaf on CPU, and each leaf a kernel on an accelerator, so all small fields share one
-leaf of words. `Fields` is the unpacked view that the code works on; `unpack` and `pack` are inverse. RUN covers
-everything since `init`, INTERVAL everything since the last emission.
+leaf of words. `Fields` is the unpacked view that the code works on; `unpack` and `pack` are inverse. What is computed
+alike lies in one array, and small tuples (`Clock`, `Tally` ...) name its rows: that is one kernel, not one per name.
+RUN covers everything since `init`, INTERVAL everything since the last emission.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from tunrex_jax_monitor.device import batch, correlation, ema, groups, moments, sketch, window
@@ -24,7 +26,6 @@ from tunrex_jax_monitor.device.sketch import Sketch
 
 RUN, INTERVAL = 0, 1
 HORIZONS = 2
-SINGLE = 11  # fields of `Tally` that are one counter
 EVENTS = 8  # steps with an alert that the event ring holds
 
 
@@ -63,43 +64,46 @@ class Clock(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What is counted exactly, over RUN and INTERVAL: two uint32 limbs [2, rows] each."""
+    """What is counted exactly, in the order in which one array [K, ...] holds it."""
 
-    valid: Array
-    nan: Array
-    posinf: Array
-    neginf: Array
-    masked: Array
-    outliers: Array  # rare outliers, for the OUTLIER rule
-    joint: Array  # samples where every reward counts
-    groups: Array
-    scored: Array
-    zero_std: Array
-    incomplete: Array
-    solved: Array  # [G + 1, 2, rows]
-    atoms: Array  # [A, 2, rows]
+    valid: Any
+    nan: Any
+    posinf: Any
+    neginf: Any
+    masked: Any
+    outliers: Any  # rare outliers, for the OUTLIER rule
+    joint: Any  # samples where every reward counts
+    groups: Any
+    scored: Any
+    zero_std: Any
+    incomplete: Any
+    solved: Any  # [G + 1, ...]
+    atoms: Any  # [A, ...]
 
 
 class Fields(NamedTuple):
-    """The first leaf, by name."""
+    """The first leaf, by name; axes of length 2 are RUN and INTERVAL, unless said."""
 
-    clock: Clock
-    memory: Memory
+    clock: Array  # uint32[3, rows], as in `Clock`
+    memory: Array  # uint32[2, rows], as in `alerts.Memory`
     alerts: Array  # uint32[8, rows]: episodes since init
     events: Array  # uint32[8, 2, rows]: ring of steps with an alert: update, alert word
-    low: Tally  # low limbs
-    high: Tally
-    moments: Moments  # float32[2, rows]
-    group_means: Moments  # float32[2, rows], to second order
-    group_sums: GroupSums  # float32[2, rows]
-    averages: Averages  # float32[rows]
+    low: Array  # uint32[K, 2, rows]: low limbs of the counters, as in `Tally`
+    high: Array  # uint32[K, 2, rows]
+    moments: Moments  # float32[4, 2, rows]
+    extremes: Array  # float32[2, 2, rows]: min, and -max, so that both take the minimum
+    group_means: Moments  # float32[2, 2, rows]
+    group_sums: GroupSums  # float32[5, 2, rows]
+    averages: Ema  # float32[6, rows], as in `alerts.Averages`
+    recent: Array  # float32[rows]: mean of the last step with data; 0 before
     products: CoMoments | None  # of the R rewards
 
 
-def tally_sizes(config: Config) -> tuple[int, ...]:
-    """Return how many counters each field of `Tally` holds."""
-    solved = 0 if config.group_size is None else config.group_size + 1
-    return (1,) * 11 + (solved, len(config.atoms))
+def tally(config: Config, counters: Any) -> Tally:
+    """Name the rows of an array [K, ...] of counters."""
+    single = len(Tally._fields) - 2
+    solved = single + _levels(config)
+    return Tally(*counters[:single], solved=counters[single:solved], atoms=counters[solved:])
 
 
 def init(config: Config, window_size: int) -> MonitorState:
@@ -107,7 +111,7 @@ def init(config: Config, window_size: int) -> MonitorState:
     rows = batch.rows(config)
     empty = sketch.init(config.rewards)
     return MonitorState(
-        fields=_join(_init_fields(config, rows)),
+        fields=_join(init_fields(config)),
         trace=jnp.zeros((config.log_frequency, len(TraceRow._fields), rows), jnp.uint32),
         window=window.init(config.rewards, window_size),
         sketch_low=empty.low,
@@ -117,47 +121,17 @@ def init(config: Config, window_size: int) -> MonitorState:
     )
 
 
-def _init_fields(config: Config, rows: int) -> Fields:
-
-    def words(*shape: int) -> Array:
-        return jnp.zeros((*shape, rows), jnp.uint32)
-
-    def tally() -> Tally:
-        sizes = _tally_sizes(config)
-        return Tally(*(words(HORIZONS) for _ in sizes[:SINGLE]), *(words(n, HORIZONS) for n in sizes[SINGLE:]))
-
-    shape = (HORIZONS, rows)
-    return Fields(
-        clock=Clock(*(words() for _ in Clock._fields)),
-        memory=Memory(*(words() for _ in Memory._fields)),
-        alerts=words(len(TYPES)),
-        events=words(EVENTS, 2),
-        low=tally(),
-        high=tally(),
-        moments=moments.init(shape),
-        group_means=moments.init(shape),
-        group_sums=groups.init_sums(shape),
-        averages=Averages(*(ema.init((rows,)) for _ in Averages._fields)),
-        products=correlation.init(config.rewards) if config.correlations else None,
-    )
-
-
 def unpack(config: Config, state: MonitorState) -> Fields:
     """Name what is in the first leaf."""
-    take = _Reader(state.fields)
-    return Fields(
-        clock=Clock(*take.words(3)),
-        memory=Memory(*take.words(2)),
-        alerts=take.words(len(TYPES)),
-        events=take.words(EVENTS, 2),
-        low=_unpack_tally(config, take),
-        high=_unpack_tally(config, take),
-        moments=Moments(*take.floats(len(Moments._fields), HORIZONS)),
-        group_means=_second_order(take.floats(4, HORIZONS)),
-        group_sums=GroupSums(*take.floats(len(GroupSums._fields), HORIZONS)),
-        averages=Averages(*(Ema(*take.floats(len(Ema._fields))) for _ in Averages._fields)),
-        products=_unpack_products(config, take) if config.correlations else None,
-    )
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: init_fields(config)))
+    at, parts = 0, []
+    for leaf in leaves:
+        n = math.prod(leaf.shape[:-1])
+        words = state.fields[at : at + n].reshape(*leaf.shape[:-1], -1)[..., : leaf.shape[-1]]
+        parts.append(words if leaf.dtype == jnp.uint32 else to_floats(words))
+        at += n
+    fields: Fields = jax.tree.unflatten(tree, parts)
+    return fields
 
 
 def pack(state: MonitorState, fields: Fields) -> MonitorState:
@@ -170,48 +144,36 @@ def sketch_of(state: MonitorState) -> Sketch:
     return Sketch(*state[3:])
 
 
-def _tally_sizes(config: Config) -> tuple[int, ...]:
-    """Return how many counters each field of `Tally` holds."""
-    solved = 0 if config.group_size is None else config.group_size + 1
-    return (1,) * SINGLE + (solved, len(config.atoms))
+def _levels(config: Config) -> int:
+    return 0 if config.group_size is None else config.group_size + 1
 
 
-class _Reader:
-    """Takes rows off the top of the packed array, one field after the other."""
+def init_fields(config: Config) -> Fields:
+    """Return the fields of a state that has seen nothing."""
+    rows = batch.rows(config)
+    counters = len(Tally._fields) - 2 + _levels(config) + len(config.atoms)
 
-    def __init__(self, array: Array) -> None:
-        self._array, self._at = array, 0
+    def words(*shape: int) -> Array:
+        return jnp.zeros((*shape, rows), jnp.uint32)
 
-    def words(self, *shape: int) -> Array:
-        n = math.prod(shape)
-        self._at += n
-        return self._array[self._at - n : self._at].reshape(*shape, self._array.shape[1])
-
-    def floats(self, *shape: int) -> Array:
-        return to_floats(self.words(*shape))
-
-
-def _second_order(sums: Array) -> Moments:
-    """Return moments of which only mean and m2 are kept."""
-    return moments.init(sums.shape[1:])._replace(mean=sums[0], mean_low=sums[1], m2=sums[2], m2_low=sums[3])
-
-
-def _unpack_tally(config: Config, take: _Reader) -> Tally:
-    sizes = _tally_sizes(config)
-    return Tally(*(take.words(HORIZONS) for _ in sizes[:SINGLE]), *(take.words(n, HORIZONS) for n in sizes[SINGLE:]))
-
-
-def _unpack_products(config: Config, take: _Reader) -> CoMoments:
-    r = config.rewards
-    mean, low = take.floats(2)[:, :r]
-    return CoMoments(mean, low, take.floats(r)[:, :r], take.floats(r)[:, :r])
+    return Fields(
+        clock=words(len(Clock._fields)),
+        memory=words(len(Memory._fields)),
+        alerts=words(len(TYPES)),
+        events=words(EVENTS, 2),
+        low=words(counters, HORIZONS),
+        high=words(counters, HORIZONS),
+        moments=moments.init((HORIZONS, rows)),
+        extremes=jnp.full((2, HORIZONS, rows), np.float32(np.inf)),
+        group_means=moments.init((HORIZONS, rows), orders=2),
+        group_sums=groups.init_sums((HORIZONS, rows)),
+        averages=ema.init((len(Averages._fields), rows)),
+        recent=jnp.zeros(rows, jnp.float32),
+        products=correlation.init(config.rewards) if config.correlations else None,
+    )
 
 
 def _join(fields: Fields) -> Array:
-    rows = fields.alerts.shape[1]
-    means, products = fields.group_means[:4], fields.products
-    before, after = fields[: Fields._fields.index("group_means")], (fields.group_sums, fields.averages)
-    parts = jax.tree.leaves((before, means, after))
-    if products is not None:
-        parts += [jnp.pad(v, ((0, 0),) * (v.ndim - 1) + ((0, rows - v.shape[-1]),)) for v in products]
-    return jnp.concatenate([to_words(v).reshape(-1, rows) for v in parts])
+    rows = fields.alerts.shape[-1]
+    parts = [to_words(v).reshape(-1, v.shape[-1]) for v in jax.tree.leaves(fields)]
+    return jnp.concatenate([jnp.pad(v, ((0, 0), (0, rows - v.shape[1]))) for v in parts])

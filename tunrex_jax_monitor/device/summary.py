@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Array, UInt
 
 from tunrex_jax_monitor.device import ema, histogram, window
+from tunrex_jax_monitor.device.alerts import Averages, Memory
 from tunrex_jax_monitor.device.bits import to_words
 from tunrex_jax_monitor.device.config import Config
-from tunrex_jax_monitor.device.state import INTERVAL, RUN, Fields, MonitorState, init, unpack
+from tunrex_jax_monitor.device.state import INTERVAL, RUN, Clock, MonitorState, Tally, init, tally, unpack
 from tunrex_jax_monitor.device.update import window_stats
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -35,8 +36,8 @@ class Summary(NamedTuple):
     window_size: Leaf  # uint32[]
     run_counts: Leaf  # uint32[2, 5, R]: valid, nan, posinf, neginf, masked
     interval_counts: Leaf  # uint32[2, R + 2]
-    run_moments: Leaf  # float32[10, R], as `moments.Moments`
-    interval_moments: Leaf  # float32[6, R + 2]: mean, mean_low, m2, m2_low, min, max
+    run_moments: Leaf  # float32[10, R]: mean, m2, m3, m4, their low words, min, max
+    interval_moments: Leaf  # float32[6, R + 2]: mean, m2, their low words, min, max
     averages: Leaf  # float32[2, R + 1]: short, long
     alert_counts: Leaf  # uint32[8, R + 1]
     open_alerts: Leaf  # uint32[R + 1]
@@ -48,7 +49,7 @@ class Summary(NamedTuple):
     group_counts: Leaf  # uint32[2, 2, R + 1]: scored, zero_std
     total_groups: Leaf  # uint32[2, 2, 1]: of the total: groups, incomplete
     group_std: Leaf  # float32[2, R + 1]: sum of within-group std
-    group_means: Leaf  # float32[4]: of the total, mean, mean_low, m2, m2_low
+    group_means: Leaf  # float32[4]: of the total: mean, m2, their low words
     share: Leaf  # float32[2, R]
     solved: Leaf  # uint32[2, G + 1]
     lengths: Leaf  # float32[3, R + 1]: covariance, variance of the length, variance of the reward
@@ -64,34 +65,34 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     stats = window_stats(config, state, f, shift=window.mean(state.window))
     lower, upper = window.order_statistics(state.window, stats.samples, QUANTILES)
     bins = histogram.compute(state.window, ~jnp.isnan(state.window))
-    limbs = (f.low, f.high)
+    limbs = [tally(config, limb) for limb in (f.low, f.high)]
+    clock, averages = Clock(*f.clock), Averages(*ema.value(f.averages))
     judged = r if config.correct_reward is None else config.reward_names.index(config.correct_reward)
-    interval = [getattr(f.moments, n)[INTERVAL] for n in ("mean", "mean_low", "m2", "m2_low", "min", "max")]
-    sums = f.group_sums
+    extremes = f.extremes * np.array([1.0, -1.0], np.float32)[:, None, None]  # min, max
     return Summary(
-        updates=f.clock.updates[0],
-        interval=f.clock.interval[0],
-        events_seen=f.clock.events[: r + 1],
+        updates=clock.updates[0],
+        interval=clock.interval[0],
+        events_seen=clock.events[: r + 1],
         window_size=jnp.uint32(state.window.shape[1]),
-        run_counts=_limbs(f, ("valid", "nan", "posinf", "neginf", "masked"), RUN, r),
+        run_counts=_limbs(limbs, ("valid", "nan", "posinf", "neginf", "masked"), RUN, r),
         interval_counts=jnp.stack([limb.valid[INTERVAL] for limb in limbs]),
-        run_moments=jnp.stack([v[RUN, :r] for v in f.moments]),
-        interval_moments=jnp.stack(interval),
-        averages=jnp.stack([ema.value(f.averages.short)[: r + 1], ema.value(f.averages.long)[: r + 1]]),
+        run_moments=jnp.concatenate([*f.moments, extremes])[:, RUN, :r],
+        interval_moments=jnp.concatenate([*(v[:2] for v in f.moments), extremes])[:, INTERVAL],
+        averages=jnp.stack([averages.short, averages.long])[:, : r + 1],
         alert_counts=f.alerts[:, : r + 1],
-        open_alerts=f.memory.flags[: r + 1] & 0xFF,
+        open_alerts=Memory(*f.memory).flags[: r + 1] & 0xFF,
         window=jnp.stack(stats[:8]),
         order=jnp.concatenate([lower[:1], *_zip_rows(lower[1:-1], upper[1:-1]), lower[-1:]]),
         bin_exponent=bins.exponent,
         bin_first=bins.first,
         bin_counts=_narrow(bins.counts, state.window.shape[1]),
-        group_counts=_limbs(f, ("scored", "zero_std"), INTERVAL, r + 1),
-        total_groups=_limbs(f, ("groups", "incomplete"), INTERVAL, r + 1)[..., r:],
-        group_std=jnp.stack([sums.std[INTERVAL, : r + 1], sums.std_low[INTERVAL, : r + 1]]),
-        group_means=jnp.stack([v[INTERVAL, r] for v in f.group_means[:4]]),
-        share=jnp.stack([sums.share[INTERVAL, :r], sums.share_low[INTERVAL, :r]]),
+        group_counts=_limbs(limbs, ("scored", "zero_std"), INTERVAL, r + 1),
+        total_groups=_limbs(limbs, ("groups", "incomplete"), INTERVAL, r + 1)[..., r:],
+        group_std=jnp.stack([v[0, INTERVAL, : r + 1] for v in f.group_sums]),
+        group_means=jnp.concatenate([v[:, INTERVAL, r] for v in f.group_means]),
+        share=jnp.stack([v[1, INTERVAL, :r] for v in f.group_sums]),
         solved=jnp.stack([limb.solved[:, INTERVAL, judged] for limb in limbs]),
-        lengths=jnp.stack([v[INTERVAL, : r + 1] for v in (sums.length_cov, sums.length_var, sums.reward_var)]),
+        lengths=f.group_sums.sums[2:, INTERVAL, : r + 1],
         products=jnp.zeros((0, 0), jnp.float32) if f.products is None else f.products.products,
         atoms=jnp.stack([limb.atoms[:, RUN, :r] for limb in limbs]),
         events=f.events[..., : r + 1],
@@ -99,11 +100,9 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     )
 
 
-def _limbs(fields: Fields, names: tuple[str, ...], horizon: int, rows: int) -> Array:
+def _limbs(limbs: list[Tally], names: tuple[str, ...], horizon: int, rows: int) -> Array:
     """Return uint32[2, len(names), rows]: the counters of that name, low and high limb."""
-    return jnp.stack(
-        [jnp.stack([getattr(limb, n)[horizon, :rows] for n in names]) for limb in (fields.low, fields.high)]
-    )
+    return jnp.stack([jnp.stack([getattr(limb, n)[horizon, :rows] for n in names]) for limb in limbs])
 
 
 def _zip_rows(a: Array, b: Array) -> list[Array]:

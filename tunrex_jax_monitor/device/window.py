@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from tunrex_jax_monitor.device.bits import from_order_key, order_key, two_sum
-from tunrex_jax_monitor.device.reduce import reduce_rows
+from tunrex_jax_monitor.device.reduce import reduce_together
 
 
 class WindowStats(NamedTuple):
@@ -97,19 +97,14 @@ def stats(
     """
     valid = ~jnp.isnan(window)
     d = jnp.where(valid, window - shift[:, None], 0.0)
-    in_tail = (jnp.arange(window.shape[1]) >= window.shape[1] - tail)[None] & valid
-    where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None], in_tail)
-    ones = tuple(w.astype(jnp.float32) for w in where)
-    count, zeros, negatives, at_min, at_max, filled, s1, s2, least, greatest = reduce_rows(
-        sums=(*ones, d, d * d),
-        mins=(jnp.where(in_tail, window, np.float32(np.inf)),),
-        maxs=(jnp.where(in_tail, window, np.float32(-np.inf)),),
-    )
+    in_tail, same = np.arange(window.shape[1])[None] >= window.shape[1] - tail, window == window[:, -1:]
+    where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None], in_tail & same)
+    *counts, s1, s2 = reduce_together(counts=where, sums=(d, d * d), axis=1)
+    count, zeros, negatives, at_min, at_max, repeated = (v.astype(jnp.float32) for v in counts)
     offset = s1 / jnp.maximum(count, 1.0)
     mean, mean_low = two_sum(shift, offset)
     m2 = jnp.maximum(s2 - s1 * offset, 0.0)
-    constant = (filled == tail) & (least == greatest)
-    return WindowStats(count, mean, mean_low, m2, zeros, negatives, at_min, at_max, constant)
+    return WindowStats(count, mean, mean_low, m2, zeros, negatives, at_min, at_max, constant=repeated == tail)
 
 
 def mean(window: Float[Array, "R W"]) -> Float[Array, " R"]:

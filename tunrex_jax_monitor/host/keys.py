@@ -97,7 +97,7 @@ def _percentiles(order: np.ndarray, count: float) -> Iterator[tuple[str, float]]
 
 def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count = _count(s.interval_counts[:, i])
-    mean, m2 = _pair(s.interval_moments[0:2, i]), _pair(s.interval_moments[2:4, i])
+    mean, m2 = (_pair(s.interval_moments[[k, k + 2], i]) for k in range(2))
     extremes = s.interval_moments[4:6, i]
     yield "mean", _ratio(count * mean, count)
     yield "std", _std(m2, count, extremes)
@@ -108,7 +108,7 @@ def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
 
 def _run(s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count = _count(s.run_counts[:, 0, i])
-    mean, m2, m3, m4 = (_pair(s.run_moments[2 * k : 2 * k + 2, i]) for k in range(4))
+    mean, m2, m3, m4 = (_pair(s.run_moments[[k, k + 4], i]) for k in range(4))
     std = _std(m2, count, s.run_moments[8:10, i])
     yield "mean", _ratio(count * mean, count)
     yield "std", std
@@ -134,7 +134,7 @@ def _totals(s: Summary) -> Iterator[tuple[str, float]]:
 def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
     total = s.window.shape[1]
     count = _count(s.interval_counts[:, total])
-    mean, m2 = _pair(s.interval_moments[0:2, total]), _pair(s.interval_moments[2:4, total])
+    mean, m2 = (_pair(s.interval_moments[[k, k + 2], total]) for k in range(2))
     yield TOTAL, _ratio(count * mean, count)
     yield f"{TOTAL}_std", _std(m2, count - 1, s.interval_moments[4:6, total])
 
@@ -155,7 +155,7 @@ def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
         yield f"groups/pass_at_{k}", _ratio(complete - missed, complete)
         k *= 2
     yield "groups/std_mean", _ratio(_pair(s.group_std[:, total]), scored)
-    m2 = _pair(s.group_means[2:4])
+    m2 = _pair(s.group_means[1::2])
     yield "groups/mean_std", math.sqrt(m2 / (scored - 1)) if scored > 1 else math.nan
     yield "groups/effective_ratio", 1.0 - _ratio(zero_std, scored)
     yield "groups/count", float(groups)
@@ -167,7 +167,7 @@ def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     count = _count(s.interval_counts[:, row])
     if not count:
         return
-    yield "completions/mean_length", _pair(s.interval_moments[0:2, row])
+    yield "completions/mean_length", _pair(s.interval_moments[[0, 2], row])
     yield "completions/min_length", float(s.interval_moments[4, row])
     yield "completions/max_length", float(s.interval_moments[5, row])
     for i, key in enumerate(
