@@ -257,8 +257,10 @@ def test_outlier_mask_is_three_sigma_of_the_window_before_the_batch(masked):
 def test_outlier_mask_is_silent_until_the_window_is_warm():
     acc = RewardAccumulator(("x",), window_size=20, min_samples=10)
     x = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0], np.float32)
-    nine = acc.init()._replace(window=jnp.asarray(np.concatenate([np.full(11, np.nan), x])[None], jnp.float32))
-    ten = nine._replace(window=nine.window.at[0, 10].set(0.5))
+    held = np.concatenate([np.full(11, np.nan, np.float32), x])[None]
+    nine = acc.init()._replace(window=jnp.asarray(held.view(np.uint32)))
+    held[0, 10] = 0.5
+    ten = acc.init()._replace(window=jnp.asarray(held.view(np.uint32)))
     far = {"x": np.array([[1e3, 0.5], [-1e3, 1.0]], np.float32)}
     assert not np.asarray(support.outlier_mask(acc, nine, far)["x"]).any()
     assert np.asarray(support.outlier_mask(acc, ten, far)["x"]).tolist() == [[True, False], [True, False]]

@@ -64,7 +64,7 @@ def test_no_sample_is_no_count():
 def test_record_counts_sum_to_the_window_count(window):
     acc = RewardAccumulator(("x", "none"), window_size=window)
     x = np.concatenate([STREAMS["with_nan_inf"], STREAMS["bimodal"], np.zeros(2**16)]).astype(np.float32)[: 2 * window]
-    state = acc.init()._replace(window=jnp.asarray(_two_rows(x, window)))
+    state = acc.init()._replace(window=jnp.asarray(_two_rows(x, window).view(np.uint32)))
     record = acc.record(state)
     found = record.histograms["x/histogram"]
     assert sum(found.counts) == record.scalars["x/count"]

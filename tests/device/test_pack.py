@@ -106,7 +106,7 @@ def test_a_flipped_bit_of_the_hash_is_refused():
 
 def test_the_largest_histogram_counts_that_share_a_word_survive():
     acc = RewardAccumulator(("x",), window_size=2**16 - 1)
-    state = acc.init()._replace(window=jnp.zeros((1, 2**16 - 1), jnp.float32))
+    state = acc.init()._replace(window=jnp.zeros((1, 2**16 - 1), jnp.uint32))
     assert acc.record(state).histograms["x/histogram"].counts == [2**16 - 1]
 
 

@@ -10,6 +10,7 @@ from tests.datasets import Case, grid, upcast
 from tests.device import support
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import window
+from tunrex_jax_monitor.device.bits import to_words
 from tunrex_jax_monitor.device.summary import QUANTILES
 
 order_statistics = jax.jit(window.order_statistics, static_argnums=2)
@@ -135,7 +136,7 @@ def test_an_empty_window_has_no_statistics():
 def test_median_of_a_32_to_68_split_of_0_and_3_is_exactly_3():
     acc = RewardAccumulator(("x",), window_size=100)
     x = np.repeat(np.array([0, 3], np.float32), (32, 68))
-    state = acc.init()._replace(window=push(acc.init().window, jnp.asarray(x[None]), None))
+    state = acc.init()._replace(window=to_words(push(window.init(1, 100), jnp.asarray(x[None]), None)))
     assert acc.record(state).scalars["x/median"] == 3.0
 
 

@@ -64,8 +64,8 @@ class Averages(NamedTuple):
 def advance_averages(e: Ema, step: Averages, config: Config) -> Ema:
     """Fold one step's values into the averages; NaN where there is none."""
     short, long = config.ema_alpha_short, config.ema_alpha_long
-    rates = Averages(short, long, noise=long, outliers=short, samples=short, zero_share=short)
-    return ema.update(e, jnp.stack(step), np.array(rates)[:, None])
+    rates = {"short": short, "long": long, "noise": long, "outliers": short, "samples": short, "zero_share": short}
+    return ema.update(e, jnp.stack(step), np.array([[rates[name]] for name in Averages._fields], np.float32))
 
 
 class Evidence(NamedTuple):

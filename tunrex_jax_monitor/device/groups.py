@@ -77,9 +77,13 @@ def from_batch(
         axis=1,
     )
     levels = jnp.arange(group_size + 1, dtype=jnp.uint32)[:, None, None]
-    scored_groups, zero_groups = counts[1].astype(jnp.float32), counts[2].astype(jnp.float32)
+    groups, scored_count, zero_std, incomplete = counts
+    scored_groups, zero_groups = scored_count.astype(jnp.float32), zero_std.astype(jnp.float32)
     return GroupBatch(
-        *counts,
+        groups=groups,
+        scored=scored_count,
+        zero_std=zero_std,
+        incomplete=incomplete,
         solved=jnp.sum(
             (complete[None] & (of_group.correct[None] == levels)).astype(jnp.uint32), axis=2, dtype=jnp.uint32
         ),

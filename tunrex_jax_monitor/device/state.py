@@ -34,7 +34,7 @@ class MonitorState(NamedTuple):
 
     fields: Array  # uint32[F, R + 2]: everything small, floats bit by bit; see `Fields`
     trace: Array  # uint32[L, 9, R + 2]: ring of the interval's steps; see `TraceRow`
-    window: Array  # float32[R, W]: the last samples, oldest first, NaN where there is none
+    window: Array  # uint32[R, W]: bits of the last samples, oldest first, NaN where there is none
     sketch_low: Array  # uint32[R, 2047]: bin counts of the run, low limb
     sketch_high: Array  # uint32[R, 2047]
     sketch_greatest: Array  # uint32[R, 2047]: order key of each bin's greatest value
@@ -103,7 +103,7 @@ def tally(config: Config, counters: Any) -> Tally:
     """Name the rows of an array [K, ...] of counters."""
     single = len(Tally._fields) - 2
     solved = single + _levels(config)
-    return Tally(*counters[:single], solved=counters[single:solved], atoms=counters[solved:])
+    return Tally._make([*counters[:single], counters[single:solved], counters[solved:]])
 
 
 def init(config: Config, window_size: int) -> MonitorState:
@@ -113,7 +113,7 @@ def init(config: Config, window_size: int) -> MonitorState:
     return MonitorState(
         fields=_join(init_fields(config)),
         trace=jnp.zeros((config.log_frequency, len(TraceRow._fields), rows), jnp.uint32),
-        window=window.init(config.rewards, window_size),
+        window=to_words(window.init(config.rewards, window_size)),  # floats with NaN would stop `jax_debug_nans`
         sketch_low=empty.low,
         sketch_high=empty.high,
         sketch_greatest=empty.greatest,

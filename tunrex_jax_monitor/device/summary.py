@@ -15,7 +15,7 @@ from jaxtyping import Array, UInt
 
 from tunrex_jax_monitor.device import ema, histogram, window
 from tunrex_jax_monitor.device.alerts import Averages, Memory
-from tunrex_jax_monitor.device.bits import to_words
+from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.state import INTERVAL, RUN, Clock, MonitorState, Tally, init, tally, unpack
 from tunrex_jax_monitor.device.update import window_stats
@@ -62,9 +62,10 @@ class Summary(NamedTuple):
 def summarize(config: Config, state: MonitorState) -> Summary:
     """Reduce a state to what travels."""
     f, r = unpack(config, state), config.rewards
-    stats = window_stats(config, state, f, shift=window.mean(state.window))
-    lower, upper = window.order_statistics(state.window, stats.samples, QUANTILES)
-    bins = histogram.compute(state.window, ~jnp.isnan(state.window))
+    samples = to_floats(state.window)
+    stats = window_stats(config, state, f, shift=window.mean(samples))
+    lower, upper = window.order_statistics(samples, stats.samples, QUANTILES)
+    bins = histogram.compute(samples, ~jnp.isnan(samples))
     limbs = [tally(config, limb) for limb in (f.low, f.high)]
     clock, averages = Clock(*f.clock), Averages(*ema.value(f.averages))
     judged = r if config.correct_reward is None else config.reward_names.index(config.correct_reward)

@@ -12,7 +12,7 @@ from jaxtyping import Array
 from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, sketch, window
 from tunrex_jax_monitor.device.alerts import Averages, Evidence, Memory
 from tunrex_jax_monitor.device.batch import LIMIT, Batch
-from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_words
+from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_floats, to_words
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
 from tunrex_jax_monitor.device.state import (
@@ -46,7 +46,7 @@ def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
     averages = _advance_averages(config, fields.averages, step, outliers)
     return pack(state, _fold(config, fields, step, counters, episodes, averages))._replace(
         trace=_write_trace(config, state.trace, fields, step, counted, averages, episodes),
-        window=_push(state.window, given, config.rewards),
+        window=to_words(_push(to_floats(state.window), given, config.rewards)),
         sketch_low=added.run.low,
         sketch_high=added.run.high,
         sketch_greatest=added.run.greatest,
@@ -63,14 +63,15 @@ def window_stats(config: Config, state: MonitorState, fields: Fields, shift: Arr
     assert config.flatline_samples is not None  # the constructor has set it
     if shift is None:
         shift = fields.recent[: config.rewards]
-    return window.stats(state.window, shift, *bounds(config, fields), config.flatline_samples)
+    return window.stats(to_floats(state.window), shift, *bounds(config, fields), config.flatline_samples)
 
 
 def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
     """Return the lower and upper bound of each reward: declared, else the run's extremes so far."""
     low, minus_high = fields.extremes[:, RUN, : config.rewards]
     declared = [np.array([np.nan if p[i] is None else p[i] for p in config.bounds], np.float32) for i in range(2)]
-    return tuple(jnp.where(np.isnan(d), o, d) for d, o in zip(declared, (low, -minus_high), strict=True))
+    at_least, at_most = (jnp.where(np.isnan(d), o, d) for d, o in zip(declared, (low, -minus_high), strict=True))
+    return at_least, at_most
 
 
 def is_outside(given: Batch, low: Array, high: Array) -> Array:

@@ -97,7 +97,7 @@ def stats(
     """
     valid = ~jnp.isnan(window)
     d = jnp.where(valid, window - shift[:, None], 0.0)
-    in_tail, same = np.arange(window.shape[1])[None] >= window.shape[1] - tail, window == window[:, -1:]
+    in_tail, same = jnp.arange(window.shape[1])[None] >= window.shape[1] - tail, window == window[:, -1:]
     where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None], in_tail & same)
     *counts, s1, s2 = reduce_together(counts=where, sums=(d, d * d), axis=1)
     count, zeros, negatives, at_min, at_max, repeated = (v.astype(jnp.float32) for v in counts)
