@@ -111,7 +111,7 @@ def test_every_real_dtype_gives_the_same_state(dtype):
 
 @pytest.mark.parametrize("mask", [np.ones(8), np.ones(8, np.int32), np.ones(8, np.float16), np.ones(8, bool)])
 def test_masks_of_zeros_and_ones_are_masks(mask):
-    trace(FLAT, {"a": X, "b": X}, mask=mask)
+    assert trace(FLAT, {"a": X, "b": X}, mask=mask) == jax.eval_shape(FLAT.init)
 
 
 def test_outlier_mask_checks_the_same():

@@ -66,6 +66,7 @@ def test_close_may_come_twice_and_without_a_record(tmp_path):
     sink = JsonlSink(tmp_path)
     sink.close()
     sink.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_after_close_says_what_to_do(tmp_path):

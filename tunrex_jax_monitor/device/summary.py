@@ -127,6 +127,7 @@ def layout(config: Config, wide: bool) -> tuple[tuple[str, tuple[int, ...], str]
     return tuple((name, v.shape, v.dtype.name) for name, v in zip(Summary._fields, shapes, strict=True))
 
 
+@functools.cache
 def layout_hash(config: Config, wide: bool) -> int:
     """Return word 0 of a packed summary."""
     text = repr((config.reward_names, layout(config, wide)))

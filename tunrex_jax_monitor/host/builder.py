@@ -16,6 +16,7 @@ import numpy as np
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.worker import SinkWorker
 
@@ -115,9 +116,8 @@ class Builder:
             self._attempt(job)
 
     def _attempt(self, job: Callable[[], object]) -> None:
-        try:
-            job()
-        except Exception as error:
+        _, error = attempt(job)
+        if error is not None:
             self.lose(error)
 
     def _build(self, emission: Emission) -> None:

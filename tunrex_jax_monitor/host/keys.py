@@ -1,4 +1,4 @@
-"""From a Summary of numpy arrays to a Record: every log key is born in `scalars`.
+"""Every scalar log key is born in `scalars`.
 
 Numbers are put together in float64 from exact counters, unrounded pairs and order statistics. A key without data is
 absent, never 0.0 and never infinite.
@@ -6,46 +6,15 @@ absent, never 0.0 and never infinite.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from tunrex_jax_monitor.device import histogram
-from tunrex_jax_monitor.device.alerts import BEGAN, TYPES, Alert
+from tunrex_jax_monitor.device.alerts import TYPES
 from tunrex_jax_monitor.device.config import Config
-from tunrex_jax_monitor.device.state import EVENTS, TraceRow
 from tunrex_jax_monitor.device.summary import QUANTILES, Summary
-from tunrex_jax_monitor.host.messages import MESSAGES, describe, threshold
-from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
+from tunrex_jax_monitor.host.events import TOTAL, count_recent
 
-TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
 _PERCENTILES = {0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
-_RUN_COUNTS = ("valid", "nan", "posinf", "neginf", "masked")
-
-
-def build(config: Config, summary: Summary, step: int, time: float, *, dropped: int = 0) -> Record:
-    """Return the record of one emission.
-
-    Args:
-      config: what the summary was made with.
-      summary: numpy arrays, as `unpack` returns them.
-      step: the owner's step at the emission.
-      time: seconds since the epoch.
-      dropped: emissions that were lost so far.
-    """
-    values = dict(scalars(config, summary, step))
-    values["monitoring/dropped_records"] = float(dropped)
-    return Record(
-        step=step,
-        update=int(summary.updates),
-        time=time,
-        names=config.reward_names,
-        scalars={key: value for key, value in values.items() if math.isfinite(value)},
-        histograms=dict(_histograms(config, summary)),
-        series=_series(config, summary, step),
-        alerts=_alerts(config, summary, step),
-        counters=_counters(config, summary),
-    )
 
 
 def scalars(config: Config, s: Summary, step: int) -> Iterator[tuple[str, float]]:
@@ -79,9 +48,9 @@ def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
     yield "ema_long", float(s.averages[1, i])
     yield from ((f"interval/{key}", value) for key, value in _interval(s, i))
     yield from ((f"run/{key}", value) for key, value in _run(s, i))
-    yield "nonfinite_count", float(sum(_count(s.run_counts[:, k, i]) for k in (1, 2, 3)))
+    yield "nonfinite_count", float(sum(read_count(s.run_counts[:, k, i]) for k in (1, 2, 3)))
     if config.group_size is not None:
-        scored, zero_std = (_count(s.group_counts[:, k, i]) for k in range(2))
+        scored, zero_std = (read_count(s.group_counts[:, k, i]) for k in range(2))
         yield "group_std", _ratio(_pair(s.group_std[:, i]), scored)
         yield "frac_zero_std", _ratio(zero_std, scored)
         yield "advantage_share", _ratio(_pair(s.share[:, i]), float(s.share.astype(np.float64).sum()))
@@ -96,7 +65,7 @@ def _percentiles(order: np.ndarray, count: float) -> Iterator[tuple[str, float]]
 
 
 def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
-    count = _count(s.interval_counts[:, i])
+    count = read_count(s.interval_counts[:, i])
     mean, m2 = (_pair(s.interval_moments[[k, k + 2], i]) for k in range(2))
     extremes = s.interval_moments[4:6, i]
     yield "mean", _ratio(count * mean, count)
@@ -107,7 +76,7 @@ def _interval(s: Summary, i: int) -> Iterator[tuple[str, float]]:
 
 
 def _run(s: Summary, i: int) -> Iterator[tuple[str, float]]:
-    count = _count(s.run_counts[:, 0, i])
+    count = read_count(s.run_counts[:, 0, i])
     mean, m2, m3, m4 = (_pair(s.run_moments[[k, k + 4], i]) for k in range(4))
     std = _std(m2, count, s.run_moments[8:10, i])
     yield "mean", _ratio(count * mean, count)
@@ -133,7 +102,7 @@ def _totals(s: Summary) -> Iterator[tuple[str, float]]:
 
 def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
     total = s.window.shape[1]
-    count = _count(s.interval_counts[:, total])
+    count = read_count(s.interval_counts[:, total])
     mean, m2 = (_pair(s.interval_moments[[k, k + 2], total]) for k in range(2))
     yield TOTAL, _ratio(count * mean, count)
     yield f"{TOTAL}_std", _std(m2, count - 1, s.interval_moments[4:6, total])
@@ -141,10 +110,10 @@ def _total_reward(s: Summary) -> Iterator[tuple[str, float]]:
 
 def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     total, size = config.rewards, config.group_size or 0
-    scored, zero_std = (_count(s.group_counts[:, k, total]) for k in range(2))
-    groups, incomplete = (_count(s.total_groups[:, k, 0]) for k in range(2))
+    scored, zero_std = (read_count(s.group_counts[:, k, total]) for k in range(2))
+    groups, incomplete = (read_count(s.total_groups[:, k, 0]) for k in range(2))
     yield "frac_reward_zero_std", _ratio(zero_std, scored)
-    solved = [_count(s.solved[:, c]) for c in range(size + 1)]
+    solved = [read_count(s.solved[:, c]) for c in range(size + 1)]
     complete = sum(solved)
     yield "groups/solve_none", _ratio(solved[0], complete)
     yield "groups/solve_all", _ratio(solved[-1], complete)
@@ -164,7 +133,7 @@ def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
 
 def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     row = config.rewards + 1
-    count = _count(s.interval_counts[:, row])
+    count = read_count(s.interval_counts[:, row])
     if not count:
         return
     yield "completions/mean_length", _pair(s.interval_moments[[0, 2], row])
@@ -194,94 +163,11 @@ def _alert_counts(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     total = float(s.alert_counts.sum())
     yield "alerts/total", total
     yield "monitoring/total_alerts", total
-    recent = sum(bin(word >> BEGAN & 0xFF).count("1") for update, _, word in _ring(s) if int(s.updates) - update < 100)
-    yield "monitoring/alert_count", float(recent)
+    yield "monitoring/alert_count", float(count_recent(s, 100))
 
 
-def _histograms(config: Config, s: Summary) -> Iterator[tuple[str, Histogram]]:
-    counts = s.bin_counts
-    if counts.shape[1] < histogram.BINS:  # two to a word
-        counts = np.concatenate([counts & 0xFFFF, counts >> 16], axis=1)
-    for i, name in enumerate(config.reward_names):
-        used = np.flatnonzero(counts[i])
-        if used.size:
-            bins = int(used[-1]) + 1
-            edges = histogram.edges(int(s.bin_exponent[i]), int(s.bin_first[i]), bins)
-            yield f"{name}/histogram", Histogram(counts[i, :bins].tolist(), edges.tolist())
-
-
-def _trace(s: Summary) -> Iterator[tuple[int, TraceRow]]:
-    """Yield (update, row) of each step of the interval that the trace still holds, oldest first."""
-    length, interval, last = len(s.trace), int(s.interval), int(s.updates)
-    for back in range(min(length, interval) - 1, -1, -1):
-        words = s.trace[(interval - 1 - back) % length]
-        floats = words.view(np.float32)
-        row = [words[k] if field in ("samples", "alerts") else floats[k] for k, field in enumerate(TraceRow._fields)]
-        yield last - back, TraceRow(*row)
-
-
-def _series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
-    rows = list(_trace(s))
-    offset = step - int(s.updates)
-    series: dict[str, list[Any]] = {"step": [update + offset for update, _ in rows]}
-    for i, name in enumerate((*config.reward_names, TOTAL)):
-        for field in ("mean", "std", "min", "max", "ema_short", "ema_long"):
-            series[f"{name}/{field}"] = [_or_none(getattr(row, field)[i]) for _, row in rows]
-        series[f"{name}/count"] = [int(row.samples[i]) for _, row in rows]
-        if config.group_size is not None:
-            series[f"{name}/frac_zero_std"] = [_or_none(row.zero_share[i]) for _, row in rows]
-        series[f"{name}/alerts"] = [int(row.alerts[i] & 0xFF) for _, row in rows]
-    return series
-
-
-def _ring(s: Summary) -> Iterator[tuple[int, int, int]]:
-    """Yield (update, row, alert word) of each event that the ring still holds."""
-    for row, seen in enumerate(s.events_seen):
-        for slot in range(min(int(seen), EVENTS)):
-            yield int(s.events[slot, 0, row]), row, int(s.events[slot, 1, row])
-
-
-def _alerts(config: Config, s: Summary, step: int) -> tuple[AlertEvent, ...]:
-    """Return the events of this interval: from the trace, and from the ring where the trace has been overwritten."""
-    names, trace = (*config.reward_names, TOTAL), dict(_trace(s))
-    first = int(s.updates) - int(s.interval)
-    found = {(update, row): int(values.alerts[row]) for update, values in trace.items() for row in range(len(names))}
-    found |= {(update, row): word for update, row, word in _ring(s) if update > first}
-    events = []
-    for (update, row), word in sorted(found.items()):
-        for t, kind in enumerate(TYPES):
-            if word >> (BEGAN + t) & 1:
-                events.append(_event(config, kind, names[row], update + step - int(s.updates), trace.get(update), row))
-    return tuple(events)
-
-
-def _event(config: Config, kind: Alert, name: str, step: int, row: TraceRow | None, i: int) -> AlertEvent:
-    fields = ("mean", "std", "min", "max", "ema_short", "ema_long", "zero_share")
-    numbers = None if row is None else {field: _or_none(getattr(row, field)[i]) for field in fields}
-    value = {Alert.DROP: "ema_short", Alert.SPIKE: "ema_short", Alert.GROUP_COLLAPSE: "zero_share"}.get(kind, "mean")
-    return AlertEvent(
-        step=step,
-        reward=name,
-        type=str(kind.name),
-        message=describe(kind, name, numbers),
-        remedy=MESSAGES[kind].remedy,
-        value=None if numbers is None else numbers[value],
-        threshold=threshold(kind, config),
-    )
-
-
-def _counters(config: Config, s: Summary) -> dict[str, int]:
-    counters = {
-        f"{name}/{field}": _count(s.run_counts[:, k, i])
-        for i, name in enumerate(config.reward_names)
-        for k, field in enumerate(_RUN_COUNTS)
-    }
-    counters["trace_dropped"] = max(0, int(s.interval) - len(s.trace))
-    counters["events_dropped"] = sum(max(0, int(seen) - EVENTS) for seen in s.events_seen)
-    return counters
-
-
-def _count(limbs: np.ndarray) -> int:
+def read_count(limbs: np.ndarray) -> int:
+    """Return the counter of two limbs."""
     return int(limbs[0]) + (int(limbs[1]) << 32)
 
 
@@ -302,7 +188,3 @@ def _ratio(a: int | float, b: int | float) -> float:
 def _correlation(covariance: float, variance_a: float, variance_b: float) -> float:
     scale = math.sqrt(max(variance_a, 0.0)) * math.sqrt(max(variance_b, 0.0))
     return max(-1.0, min(1.0, covariance / scale)) if scale else math.nan
-
-
-def _or_none(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None

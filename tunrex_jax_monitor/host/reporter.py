@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsIndex
@@ -26,6 +27,7 @@ from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.builder import Builder, Emission
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
@@ -89,12 +91,12 @@ class Reporter:
         """
         if not self._is_on():
             return state
-        try:
-            return self._step(step, state)
-        except Exception:
-            self._broken = True
-            _logger.exception("The reward monitor has switched itself off; training goes on without it.")
-            return state
+        after, error = attempt(partial(self._step, step, state))
+        if after is not None:
+            return after
+        self._broken = True
+        _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
+        return state
 
     def _step(self, step: SupportsIndex, state: MonitorState) -> MonitorState:
         is_due = self._steps + 1 >= self._acc.log_frequency
@@ -132,20 +134,24 @@ class Reporter:
         return self._receive
 
     def _receive(self, words: Any) -> None:
-        try:
-            if self._reads and not self._closed:
-                emission = Emission(np.array(words), time.time())
-                self._builder.put_unordered(emission, shortest=self._acc.log_frequency)
-        except Exception as error:  # raised on, it would cost the trainer its donated state
+        if self._reads and not self._closed:
+            self._put(
+                lambda: self._put_words(np.array(words))
+            )  # raised on, it would cost the trainer its donated state
+
+    def _put_words(self, words: np.ndarray) -> None:
+        self._builder.put_unordered(Emission(words, time.time()), shortest=self._acc.log_frequency)
+
+    def _put(self, action: Callable[[], None]) -> None:
+        """Hand words to the builder; what cannot be read is counted as lost."""
+        _, error = attempt(action)
+        if error is not None:
             self._builder.lose(error)
 
     def write_rows(self, rows: Any) -> None:
         """Hand over the packed rows [n, words] that a `lax.scan` of `acc.scan_chunk` returned; blocks for the copy."""
         if self._reads and self._is_on():
-            try:
-                self._builder.put_rows(np.asarray(rows), time.time())
-            except Exception as error:
-                self._builder.lose(error)
+            self._put(lambda: self._builder.put_rows(np.asarray(rows), time.time()))
 
     def flush(self, state: MonitorState | None = None, timeout_seconds: float = 60.0) -> MonitorState | None:
         """Wait until everything emitted so far is written; with a state, emit it first, with run quantiles.
@@ -181,16 +187,20 @@ class Reporter:
         atexit.unregister(self.close)
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
-        try:
-            if self._has_callback:
-                jax.effects_barrier()
-            if state is not None and self._is_on():
-                self._prepare(state, wait=True)
-                state = self._emit(self._last_step, state, with_run=True)
-        except Exception:
-            _logger.exception("The last emission of the reward monitor failed; what was written before is complete.")
+        after, error = attempt(partial(self._emit_last, state))
+        if error is not None:
+            message = "The last emission of the reward monitor failed; what was written before is complete."
+            _logger.error(message, exc_info=error)
         self._builder.drain(max(0.0, end - time.monotonic()))
-        return state
+        return state if after is None else after
+
+    def _emit_last(self, state: MonitorState | None) -> MonitorState | None:
+        if self._has_callback:
+            jax.effects_barrier()
+        if state is None or not self._is_on():
+            return state
+        self._prepare(state, wait=True)
+        return self._emit(self._last_step, state, with_run=True)
 
     def _take_final(self, given: MonitorState | None) -> MonitorState | None:
         """Return the state to emit at the end, once: a close that was interrupted may be called again."""

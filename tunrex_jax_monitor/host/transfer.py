@@ -11,7 +11,7 @@ from jaxtyping import Array, UInt
 
 from tunrex_jax_monitor.device.state import MonitorState, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
-from tunrex_jax_monitor.host import keys, quantiles
+from tunrex_jax_monitor.host import quantiles, reading
 from tunrex_jax_monitor.host.quantiles import RunSketch
 from tunrex_jax_monitor.host.record import Record
 
@@ -60,7 +60,7 @@ def to_record(
 ) -> Record:
     """Build the record of a summary; its step is that of the last update, counted from 0, unless given."""
     step = int(summary.updates) - 1 if step is None else step
-    return keys.build(acc, summary, step, emitted, dropped=dropped)
+    return reading.build(acc, summary, step, emitted, dropped=dropped)
 
 
 def with_run(acc: "RewardAccumulator", record: Record, summary: Summary, state: MonitorState) -> Record:

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
 
@@ -153,17 +154,16 @@ class SinkWorker:
             _logger.warning("%s did not get %d records", self._label, self._dropped)
 
 
-def _attempt(action: Callable[[], None]) -> Exception | None:
-    """Run a sink's code; return what it raises. The only place where such an exception stops."""
+def _attempt(action: Callable[[], object]) -> Exception | None:
+    """Run a sink's code; return what it raises."""
+    return attempt(lambda: _without_exit(action))[1]
+
+
+def _without_exit(action: Callable[[], object]) -> None:
     try:
         action()
     except SystemExit as error:  # sys.exit in a thread would end it without a word
-        failure = RuntimeError(f"called sys.exit({error.code!r})")
-        failure.__cause__ = error
-        return failure
-    except Exception as error:
-        return error
-    return None
+        raise RuntimeError(f"called sys.exit({error.code!r})") from error
 
 
 def _require_sink(sink: object) -> None:

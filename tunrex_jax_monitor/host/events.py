@@ -1,0 +1,92 @@
+"""What happened when: the steps of an interval one by one, and the alerts that began in them."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tunrex_jax_monitor.device.alerts import BEGAN, TYPES, Alert
+from tunrex_jax_monitor.device.config import Config
+from tunrex_jax_monitor.device.state import EVENTS, TraceRow
+from tunrex_jax_monitor.device.summary import Summary
+from tunrex_jax_monitor.host.messages import MESSAGES, describe, threshold
+from tunrex_jax_monitor.host.record import AlertEvent
+
+TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
+
+
+def series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
+    """Return the per-step values of the interval by name; None where a step had no data."""
+    rows = list(_trace(s))
+    offset = step - int(s.updates)
+    found: dict[str, list[Any]] = {"step": [update + offset for update, _ in rows]}
+    for i, name in enumerate((*config.reward_names, TOTAL)):
+        for field in ("mean", "std", "min", "max", "ema_short", "ema_long"):
+            found[f"{name}/{field}"] = [_or_none(getattr(row, field)[i]) for _, row in rows]
+        found[f"{name}/count"] = [int(row.samples[i]) for _, row in rows]
+        if config.group_size is not None:
+            found[f"{name}/frac_zero_std"] = [_or_none(row.zero_share[i]) for _, row in rows]
+        found[f"{name}/alerts"] = [int(row.alerts[i] & 0xFF) for _, row in rows]
+    return found
+
+
+def alerts(config: Config, s: Summary, step: int) -> tuple[AlertEvent, ...]:
+    """Return the alerts that began in this interval."""
+    names, rows, offset = (*config.reward_names, TOTAL), dict(_trace(s)), step - int(s.updates)
+    first = int(s.updates) - int(s.interval)
+    return tuple(
+        _event(config, kind, names[row], update + offset, rows.get(update), row)
+        for update, row, kind in _began(s)
+        if update > first
+    )
+
+
+def count_recent(s: Summary, steps: int) -> int:
+    """Count the alerts that began in the last `steps` steps, as far back as the event ring reaches."""
+    return sum(int(s.updates) - update < steps for update, _, _ in _began(s))
+
+
+def _began(s: Summary) -> list[tuple[int, int, Alert]]:
+    """Return (update, row, type) of what began: from the trace, and from the ring where that has been overwritten."""
+    rows = range(len(s.events_seen))
+    words = {(update, row): int(values.alerts[row]) for update, values in _trace(s) for row in rows}
+    words |= {(update, row): word for update, row, word in _ring(s)}
+    bits = list(enumerate(TYPES, BEGAN))
+    return [(*at, kind) for at, word in sorted(words.items()) for bit, kind in bits if word >> bit & 1]
+
+
+def _trace(s: Summary) -> Iterator[tuple[int, TraceRow]]:
+    """Yield (update, row) of each step of the interval that the trace still holds, oldest first."""
+    length, interval, last = len(s.trace), int(s.interval), int(s.updates)
+    for back in range(min(length, interval) - 1, -1, -1):
+        words = s.trace[(interval - 1 - back) % length]
+        floats = words.view(np.float32)
+        row = [words[k] if field in ("samples", "alerts") else floats[k] for k, field in enumerate(TraceRow._fields)]
+        yield last - back, TraceRow(*row)
+
+
+def _ring(s: Summary) -> Iterator[tuple[int, int, int]]:
+    """Yield (update, row, alert word) of each event that the ring still holds."""
+    for row, seen in enumerate(s.events_seen):
+        for slot in range(min(int(seen), EVENTS)):
+            yield int(s.events[slot, 0, row]), row, int(s.events[slot, 1, row])
+
+
+def _event(config: Config, kind: Alert, name: str, step: int, row: TraceRow | None, i: int) -> AlertEvent:
+    fields = ("mean", "std", "min", "max", "ema_short", "ema_long", "zero_share")
+    numbers = None if row is None else {field: _or_none(getattr(row, field)[i]) for field in fields}
+    value = {Alert.DROP: "ema_short", Alert.SPIKE: "ema_short", Alert.GROUP_COLLAPSE: "zero_share"}.get(kind, "mean")
+    return AlertEvent(
+        step=step,
+        reward=name,
+        type=str(kind.name),
+        message=describe(kind, name, numbers),
+        remedy=MESSAGES[kind].remedy,
+        value=None if numbers is None else numbers[value],
+        threshold=threshold(kind, config),
+    )
+
+
+def _or_none(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
