@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.host.sinks.console import format_summary as format_summary
     from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink as JsonlSink
     from tunrex_jax_monitor.host.sinks.memory import MemorySink as MemorySink
+    from tunrex_jax_monitor.host.sinks.tensorboard import TensorBoardSink as TensorBoardSink
+    from tunrex_jax_monitor.host.sinks.wandb import WandbSink as WandbSink
 
 _HOME = {
     "Alert": "device.alerts",
@@ -36,6 +38,8 @@ _HOME = {
     "RewardAccumulator": "accumulator",
     "Sink": "host.sinks.base",
     "Summary": "device.summary",
+    "TensorBoardSink": "host.sinks.tensorboard",
+    "WandbSink": "host.sinks.wandb",
     "format_summary": "host.sinks.console",
     "read_manifest": "host.rundir",
     "read_records": "host.rundir",

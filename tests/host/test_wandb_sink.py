@@ -1,0 +1,164 @@
+"""WandbSink, judged by reading the offline run back."""
+
+import logging
+
+import pytest
+
+from tests import wandb_reader
+from tests.host.streams import ACC, pulled, run_loop
+from tests.host.support import make_record
+from tunrex_jax_monitor import Reporter
+from tunrex_jax_monitor.host.record import AlertEvent, Histogram
+from tunrex_jax_monitor.host.sinks.wandb import WandbSink
+
+wandb = pytest.importorskip("wandb", reason="wandb is not installed")
+pytestmark = pytest.mark.filterwarnings("default")  # of what wandb imports
+
+STEPS = 18
+
+
+@pytest.fixture
+def init(tmp_path, monkeypatch):
+    """What opens an offline run in an empty folder."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    yield {"mode": "offline", "dir": tmp_path, "project": "p"}
+    wandb.teardown()
+
+
+def alert(step: int, reward: str = "a") -> AlertEvent:
+    return AlertEvent(step, reward, "DROP", f"DROP: {reward} fell", "Look at it.", 0.1, 0.5)
+
+
+def rows_of(run: wandb_reader.Run) -> list[dict]:
+    """The rows with values of ours."""
+    return [row for row in run.history if "monitoring/step" in row]
+
+
+def test_own_run_has_every_key_and_value_of_every_record(init, tmp_path):
+    with Reporter(ACC, [WandbSink(own_run=True, tags=["t"], config={"lr": 0.1}, **init)]) as reporter:
+        run_loop(reporter, STEPS)
+    run, want = wandb_reader.read(tmp_path), pulled(STEPS)
+    measured = {"monitoring/overhead_ms"}
+    for row, record in zip(run.history, want, strict=True):
+        found = {key: value for key, value in row.items() if isinstance(value, float | int) and key[0] != "_"}
+        assert found.keys() == record.scalars.keys()
+        for key in found.keys() - measured:
+            assert found[key] == pytest.approx(record.scalars[key], rel=1e-6)
+    assert set(run.metrics.values()) == {"", "monitoring/step"}
+    assert run.metrics["answer/mean"] == "monitoring/step"
+    assert run.tags == ["t"]
+    assert run.config["lr"] == 0.1
+    assert run.config["tunrex_jax_monitor"]["reward_names"] == list(ACC.reward_names)
+    assert run.summary["answer/run/p99"] == want[-1].scalars["answer/run/p99"]
+
+
+def test_histograms_arrive_with_their_counts_and_edges(init, tmp_path):
+    sink = WandbSink(own_run=True, histogram_frequency=2, **init)
+    sink.begin_run({})
+    for step in range(4):
+        sink.write(make_record(step, histograms={"a/histogram": Histogram([step, 7], [0.0, 0.5, 1.0])}))
+    sink.close()
+    found = wandb_reader.read(tmp_path).series("a/histogram")
+    assert [(h["values"], h["bins"]) for h in found] == [([0, 7], [0.0, 0.5, 1.0]), ([2, 7], [0.0, 0.5, 1.0])]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("ours_per_row", [1, 3, 0.25])
+def test_no_row_of_the_owner_is_lost_at_any_cadence(init, tmp_path, explicit, ours_per_row):
+    owner, sink = wandb.init(**init), WandbSink()
+    emitted = 0
+    for step in range(12):
+        owner.log({"loss": 1.0 / (step + 1)}, step=step if explicit else None)
+        while emitted < (step + 1) * ours_per_row:
+            sink.write(make_record(emitted, scalars={"a/mean": float(emitted)}))
+            emitted += 1
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.series("loss") == [1.0 / (step + 1) for step in range(12)]
+    assert run.summary["a/mean"] == emitted - 1
+    ours = rows_of(run)
+    assert all(row["a/mean"] == row["monitoring/step"] for row in ours)
+    assert ours[-1]["a/mean"] == emitted - 1
+    if ours_per_row <= 1:
+        assert len(ours) >= emitted - 1
+
+
+def test_what_was_overwritten_is_told(init, caplog):
+    owner, sink = wandb.init(**init), WandbSink()
+    for step in range(3):
+        owner.log({"loss": 1.0}, step=step)
+        for i in range(4):
+            sink.write(make_record(4 * step + i))
+    with caplog.at_level(logging.WARNING):
+        sink.close()
+    owner.finish()
+    assert "of 12 records were overwritten" in caplog.text
+
+
+def test_a_run_that_nobody_logs_to_gets_every_row_at_the_end_and_shows_the_newest_meanwhile(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    for step in range(26):
+        sink.write(make_record(step))
+    assert owner.summary["a/mean"] == 0.25 * 25
+    sink.close()
+    owner.finish()
+    assert wandb_reader.read(tmp_path).series("a/mean") == [0.25 * step for step in range(26)]
+
+
+def test_a_late_owner_with_small_steps_of_its_own_loses_nothing(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    for step in range(50):  # an epoch of ours before the owner's first row
+        sink.write(make_record(step))
+    for epoch in range(5):
+        owner.log({"loss": float(epoch)}, step=epoch)
+        sink.write(make_record(50 + epoch))
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.series("loss") == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert run.series("a/mean")[-1] == 0.25 * 54
+
+
+def test_an_alert_is_sent_once_in_a_while_and_all_stand_in_the_table(init, tmp_path):
+    sink = WandbSink(own_run=True, **init)
+    sink.begin_run({})
+    for step in range(3):
+        sink.write(make_record(step, alerts=(alert(step), alert(step, "b"))))
+    sink.close()
+    run = wandb_reader.read(tmp_path)
+    assert [title for title, _ in run.alerts] == ["DROP: a", "DROP: b"]
+    assert "Look at it." in run.alerts[0][1]
+    assert run.series("alerts/table")[0]["nrows"] == 6
+
+
+def test_without_a_run_one_warning_and_training_goes_on(init, caplog):
+    sink = WandbSink()
+    with caplog.at_level(logging.WARNING):
+        for step in range(3):
+            sink.write(make_record(step))
+        sink.close()
+    assert caplog.text.count("Call wandb.init() first, or pass WandbSink(own_run=True)") == 1
+
+
+def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, caplog):
+    wandb.init(**init)
+    with Reporter(ACC, [WandbSink()]) as reporter:
+        mon = run_loop(reporter, 8)
+        reporter.flush()
+        wandb.finish()
+        run_loop(reporter, 8, mon=mon, first=8)
+    assert caplog.text.count("there is no active run") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"run": object(), "own_run": True}, "own_run: got True, allowed: False when a run is given"),
+        ({"project": "p"}, "init: got .'project'., allowed: arguments of wandb.init with own_run=True"),
+        ({"histogram_frequency": 0}, "histogram_frequency: got 0"),
+    ],
+)
+def test_arguments_that_contradict_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        WandbSink(**arguments)

@@ -1,0 +1,151 @@
+"""WandbSink: records as rows of a Weights & Biases run.
+
+W&B drops a row whose step lies behind the run's own counter, and every committed row moves that counter. So on a run
+that somebody else logs to, this sink never commits and never passes `step=`: its values join the owner's next row, and
+where several records meet in one row, the newest values stay. The x axis of every key is `monitoring/step`.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tunrex_jax_monitor.device.config import as_integer, invalid
+from tunrex_jax_monitor.host.record import AlertEvent, Record
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+_STEP = "monitoring/step"
+_HELD = 10_000  # rows that wait for somebody to log first; each is some kB
+_QUIET_SECONDS = 300.0  # between two alerts of one type and reward
+_COLUMNS = ("step", "reward", "type", "value", "threshold", "message", "remedy")
+
+
+class WandbSink:
+    """Logs to a run of its own, or to one that somebody else opened.
+
+    On somebody else's run that nobody logs to, rows are held, the run summary shows the newest, and `close` logs all.
+
+    Args:
+      run: the run to log to; `wandb.run`, looked up at each record, by default.
+      own_run: True opens a run when the reporter starts, and finishes it at the end; no row is ever merged there.
+      histogram_frequency: records from one histogram to the next; W&B shows at most 10,000 of a key.
+      init: what `wandb.init` takes, with `own_run`: project, name, tags, config, mode, dir ...
+
+    Raises:
+      ValueError: the arguments contradict each other.
+      ImportError: wandb is not installed.
+    """
+
+    def __init__(self, run: Any = None, *, own_run: bool = False, histogram_frequency: int = 10, **init: Any) -> None:
+        if own_run and run is not None:
+            raise invalid("own_run", own_run, "False when a run is given", "Leave out one of the two.")
+        if init and not own_run:
+            raise invalid("init", sorted(init), "arguments of wandb.init with own_run=True", "Add own_run=True.")
+        import wandb  # 0.9 s, so only where it is used
+
+        self._wandb = wandb
+        self._run, self._own, self._init = run, own_run, init
+        self._every = as_integer("histogram_frequency", histogram_frequency, 1)
+        self._config: Mapping[str, Any] = {}
+        self._defined: set[str] = set()
+        self._alerted: dict[tuple[str, str], float] = {}
+        self._alerts: list[AlertEvent] = []
+        self._last: Record | None = None
+        self._records = self._overwritten = 0
+        self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)  # None once somebody else has logged
+        self._step: int | None = None  # of the run, at our last row
+        self._told = self._closed = False
+
+    def begin_run(self, manifest: Mapping[str, Any]) -> None:
+        """Open the run, if it is to be our own, and give it the monitor's configuration."""
+        self._config = {"tunrex_jax_monitor": manifest.get("config", {})}
+        if self._own:
+            config = {**self._config, **(self._init.pop("config", None) or {})}
+            self._run = self._wandb.init(reinit="create_new", config=config, **self._init)
+
+    def write(self, record: Record) -> None:
+        """Log one record; without a run, say so once and go on."""
+        run = self._find()
+        if run is None:
+            return
+        row = self._row(record)
+        self._define(run, row)
+        if self._own:
+            run.log(row)
+        else:
+            self._join(run, row)
+        self._alert(run, record)
+        self._last = record
+        self._records += 1
+
+    def close(self) -> None:
+        """Log what is held, the table of alerts and the run summary; finish the run if it is our own."""
+        run, closed, self._closed = self._find(), self._closed, True
+        if closed or run is None:
+            return
+        if self._held and self._step == run.step:  # to the end, nobody else has logged
+            for row in self._held:
+                run.log(row)
+        if self._alerts:
+            rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
+            run.log({"alerts/table": self._wandb.Table(columns=list(_COLUMNS), data=rows)}, commit=self._own)
+        if self._last is not None:
+            run.summary.update(self._last.scalars)
+        if self._overwritten:
+            message = (
+                "W&B: %d of %d records were overwritten by the next, because %s was logged to less often than we emit"
+            )
+            _logger.warning(message, self._overwritten, self._records, run.name)
+        if self._own:
+            run.finish()
+
+    def _find(self) -> Any:
+        run = self._wandb.run if self._run is None else self._run
+        if run is None and not self._told:
+            self._told = True
+            _logger.warning("W&B: there is no active run. Call wandb.init() first, or pass WandbSink(own_run=True).")
+        return run
+
+    def _row(self, record: Record) -> dict[str, Any]:
+        row: dict[str, Any] = {**record.scalars, _STEP: record.step}
+        if self._records % self._every == 0 or any("/run/" in key for key in record.histograms):
+            for key, histogram in record.histograms.items():
+                counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
+                row[key] = self._wandb.Histogram(np_histogram=(counts, edges))
+        return row
+
+    def _define(self, run: Any, row: Mapping[str, Any]) -> None:
+        """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
+        if not self._defined and not self._own:
+            run.config.update(self._config, allow_val_change=True)
+        for key in row.keys() - self._defined:
+            run.define_metric(key, step_metric=None if key == _STEP else _STEP)
+            self._defined.add(key)
+
+    def _join(self, run: Any, row: dict[str, Any]) -> None:
+        moved = self._step is not None and run.step != self._step
+        if moved:
+            if self._held is not None:
+                self._overwritten += len(self._held)
+            self._held = None
+        elif self._held is None:
+            self._overwritten += 1
+        if self._held is None:
+            run.log(row, commit=False)
+        else:
+            self._held.append(row)
+            run.summary.update({key: value for key, value in row.items() if isinstance(value, float | int)})
+        self._step = run.step
+
+    def _alert(self, run: Any, record: Record) -> None:
+        now = time.monotonic()
+        for event in record.alerts:
+            self._alerts.append(event)
+            at = (event.type, event.reward)
+            if now - self._alerted.get(at, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+                self._alerted[at] = now
+                text = f"{event.message}\n\n{event.remedy}\n\nstep {event.step}"
+                run.alert(title=f"{event.type}: {event.reward}", text=text, level="WARN")
