@@ -265,6 +265,7 @@ def test_a_process_whose_sink_hangs_for_ever_still_exits():
 
 INTERRUPTED = """
 import os, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without it
 gate = threading.Event()
 class Interrupts(MemorySink):
     def close(self):
