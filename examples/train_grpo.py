@@ -262,7 +262,9 @@ def report(records: Sequence[trm.Record], fault: Fault) -> None:
     if fault.kind:
         _, kind, reward = FAULTS[fault.kind]
         seen = [a.step for a in alerts if a.type == kind and a.step >= fault.step and reward in (None, a.reward)]
-        outcome = f"seen at step {seen[0]}" if seen else "NOT SEEN"
+        outcome = (
+            f"seen at step {seen[0]}" if seen else "NOT SEEN (rules need 20 steps before it and 20 after: use more)"
+        )
         print(f"planted at step {fault.step}: {fault.kind}; expected: {kind} {reward or '(groups)'}; {outcome}")
 
 
@@ -302,6 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Warm up, train, and say what the monitor saw."""
     options = parse_arguments(argv)
     print(f"{jax.devices()[0].device_kind}: {PROMPTS} prompts x {GROUP_SIZE} completions per step", flush=True)
+    print("warming up by supervised imitation, then compiling: about half a minute on two CPU cores", flush=True)
     warm_up_key, key = jax.random.split(jax.random.key(options.seed))
     start = time.perf_counter()
     reference = jax.block_until_ready(warm_up(warm_up_key))
@@ -319,19 +322,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     step_fn = train_step.lower(state, mon, reference, key, acc, fault).compile()
     print(f"compiled the train step in {time.perf_counter() - start:.1f} s", flush=True)
 
-    progress = Progress()
+    progress, interrupted = Progress(), False
     if acc is None:
+        seen: list[Rewards] = []
         for step in range(options.steps):
             state, mon, means = step_fn(state, mon, reference, key)
+            seen.append(means)
             if (step + 1) % LOG_FREQUENCY == 0:
-                progress.show(step, jax.tree.map(float, means), "{}", "zero_std")
+                progress.show(step, jax.tree.map(lambda *v: float(np.mean(v)), *seen), "{}", "zero_std")
+                seen.clear()
     else:
         with trm.Reporter(acc, [trm.JsonlSink(options.run_dir)], on_record=progress.on_record) as reporter:
-            for step in range(options.steps):
-                state, mon, _ = step_fn(state, mon, reference, key)
-                mon = reporter.step(step, mon)  # never blocks; a record arrives one interval later
-        report(progress.records, fault)
+            try:
+                for step in range(options.steps):
+                    state, mon, _ = step_fn(state, mon, reference, key)
+                    mon = reporter.step(step, mon)  # never waits for the device; a record arrives one interval later
+            except KeyboardInterrupt:
+                interrupted = True
+        if progress.records:
+            report(progress.records, fault)
         print(f"run directory: {options.run_dir}")
+    if interrupted:
+        raise SystemExit("interrupted: what was written until then is complete")
     print(f"parameters: {digest(state.params)} (the same with and without the monitor)")
 
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, UInt
 
 from tunrex_jax_monitor.device import alerts, batch, merge, summary, update
 from tunrex_jax_monitor.device import state as state_lib
+from tunrex_jax_monitor.device.batch import Samples
 from tunrex_jax_monitor.device.config import Config, as_integer
 from tunrex_jax_monitor.device.state import Clock, MonitorState
 from tunrex_jax_monitor.device.summary import Summary
@@ -27,7 +27,7 @@ from tunrex_jax_monitor.device.summary import Summary
 if TYPE_CHECKING:
     from tunrex_jax_monitor.host.record import Record
 
-Mask = ArrayLike | Mapping[str, ArrayLike] | None
+Mask = Samples | Mapping[str, Samples] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +51,18 @@ class RewardAccumulator(Config):
     def update(
         self,
         state: MonitorState,
-        rewards: Mapping[str, ArrayLike],
+        rewards: Mapping[str, Samples],
         *,
         mask: Mask = None,
-        lengths: ArrayLike | None = None,
+        lengths: Samples | None = None,
         axis_name: str | tuple[str, ...] | None = None,
     ) -> MonitorState:
         """Fold one training step's rewards into the state.
 
         Args:
           state: what `init` or the last `update` returned.
-          rewards: maps each name to an array of one common shape, [N] or [B, G]; any real dtype, computed in float32.
+          rewards: maps each name to an array or list of one common shape, [N] or [B, G]; any real dtype, computed in
+            float32.
           mask: True where a sample exists; of that shape, or a mapping from names to such masks.
           lengths: completion lengths, of that shape.
           axis_name: inside `shard_map`, the mesh axes that the samples are sharded over, on their first axis.
@@ -73,22 +74,24 @@ class RewardAccumulator(Config):
           ValueError: while tracing, when a name, a shape or a dtype is wrong.
         """
         step = batch.collect(self, rewards, mask, lengths, axis_name)
+        after = update.update(self, state, step)
         _warn_if_cut(step.raw.shape[1], state.window.shape[1])
-        return update.update(self, state, step)
+        return after
 
     def outlier_mask(
-        self, state: MonitorState, rewards: Mapping[str, ArrayLike], *, mask: Mask = None
+        self, state: MonitorState, rewards: Mapping[str, Samples], *, mask: Mask = None
     ) -> dict[str, Bool[Array, "..."]]:
         """Return, per reward, which samples lie beyond `std_threshold` standard deviations of the window in `state`.
 
         Score a batch before it is folded in: inside its own window of n samples none can exceed sqrt(n - 1). All False
         until the window holds `min_samples`; False where a sample is masked or not finite.
         """
-        step = batch.collect(self, rewards, mask, None, None)
+        arrays = batch.to_arrays(self, rewards)
+        step = batch.collect(self, arrays, mask, None, None)
         stats = update.window_stats(self, state, state_lib.unpack(self, state))
         outside = update.is_outside(step, *alerts.limits(stats, self))
         return {
-            name: outside[i, : np.size(rewards[name])].reshape(jnp.shape(rewards[name]))
+            name: outside[i, : np.size(arrays[name])].reshape(jnp.shape(arrays[name]))
             for i, name in enumerate(self.reward_names)
         }
 
@@ -124,11 +127,11 @@ class RewardAccumulator(Config):
     def update_and_emit(
         self,
         state: MonitorState,
-        rewards: Mapping[str, ArrayLike],
+        rewards: Mapping[str, Samples],
         callback: Callable[[Any], None],
         *,
         mask: Mask = None,
-        lengths: ArrayLike | None = None,
+        lengths: Samples | None = None,
         axis_name: str | tuple[str, ...] | None = None,
     ) -> MonitorState:
         """Update, and every `log_frequency` steps hand the packed summary to a host callback, inside the program.
@@ -155,7 +158,7 @@ class RewardAccumulator(Config):
         return after
 
     def scan_chunk(
-        self, step: Callable[[Any, Any], tuple[Any, Mapping[str, ArrayLike]]]
+        self, step: Callable[[Any, Any], tuple[Any, Mapping[str, Samples]]]
     ) -> Callable[[tuple[Any, MonitorState], Any], tuple[tuple[Any, MonitorState], UInt[Array, " n"]]]:
         """Return a `lax.scan` body that runs a chunk of steps and yields one packed row.
 
@@ -192,7 +195,7 @@ class RewardAccumulator(Config):
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1, static_argnames="axis_name")
 def _update_jit(
-    acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, ArrayLike], **options: Any
+    acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, Samples], **options: Any
 ) -> MonitorState:
     return acc.update(state, rewards, **options)
 

@@ -1,4 +1,6 @@
-"""What a step refuses while it is traced; nothing is compiled here."""
+"""What a step refuses while it is traced; next to nothing is compiled here."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -120,3 +122,24 @@ def test_outlier_mask_checks_the_same():
     rewards, mask = {"a": X, "b": X}, jnp.ones(4, bool)
     text = message(lambda: jax.eval_shape(lambda s, r, m: FLAT.outlier_mask(s, r, mask=m), state, rewards, mask))
     assert "mask: got (4,)" in text
+
+
+# Lists, and states that are none
+
+
+def test_lists_are_arrays_also_where_they_hold_tracers():
+    rewards, mask = {"a": [0.0, 1.0], "b": [1.0, 2.0]}, [True, False]
+    record = FLAT.record(FLAT.update_jit(FLAT.init(), rewards, mask=mask, lengths=[3, 4]))
+    assert (record.scalars["a/count"], record.scalars["completions/mean_length"]) == (1.0, 3.0)
+
+
+def test_a_ragged_list_is_refused():
+    text = message(lambda: FLAT.update(FLAT.init(), {"a": [[0.0, 1.0], [1.0]], "b": [[0.0, 1.0], [1.0, 2.0]]}))
+    assert "rewards['a']: got 'a ragged list', allowed: rows of one length" in text
+
+
+@pytest.mark.parametrize("state", [None, {}, 3, np.zeros(3), RewardAccumulator(("x", "y", "z")).init()])
+def test_what_is_no_state_of_this_accumulator_is_named(state):
+    for use in (FLAT.pack, lambda s: FLAT.update(s, {"a": X, "b": X}), lambda s: FLAT.merge(FLAT.init(), s)):
+        with support.without_runtime_types():
+            assert message(partial(use, state)).startswith("state: got ")

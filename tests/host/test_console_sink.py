@@ -120,9 +120,10 @@ def test_what_was_left_out_or_dropped_is_told():
 def test_the_last_five_alerts_are_listed_under_the_total():
     scalars = SCALARS | {"alerts/total": 12.0, "monitoring/alert_count": 7.0}
     lines = summary(scalars, alerts=tuple(alert(step) for step in range(7))).splitlines()
-    assert lines[-8:-1] == [
+    assert lines[-9:-1] == [
         "Total Alerts: 12",
         "Recent Alerts (last 100 steps): 7",
+        "Newest Alerts:",
         *(f"  Step {step}: DROP: a fell" for step in range(2, 7)),
     ]
 
@@ -131,7 +132,7 @@ def test_hostile_names_and_messages_come_out_as_one_line_of_printable_ascii():
     name = "länge\n\x1b[2J\x9b\u202e\ud800✓<script>"
     text = summary({f"{name}/mean": 1.0}, names=(name,), alerts=(alert(1, f"DROP: {name}"),))
     assert all(" " <= character <= "~" for character in text.replace("\n", ""))
-    assert len(text.splitlines()) == len(BLOCK.splitlines()) + 1
+    assert len(text.splitlines()) == len(BLOCK.splitlines()) + 2
     assert ascii_safe("a\\n") != ascii_safe("a\n")
 
 
@@ -151,7 +152,7 @@ def test_the_closing_summary_lists_alerts_of_earlier_records(caplog, logger):
     sink.write(make_record(10, alerts=(alert(9),)))
     sink.write(make_record(20))
     sink.close()
-    assert "Total Alerts: 1\n  Step 9: DROP: a fell" in caplog.messages[-1]
+    assert "Total Alerts: 1\nNewest Alerts:\n  Step 9: DROP: a fell" in caplog.messages[-1]
 
 
 def test_closing_twice_or_without_a_record_adds_nothing(caplog, logger):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.device.support import batch, pack
+from tests.device.support import batch, pack, without_runtime_types
 from tests.host.streams import ACC, EVERY, held, numbered, plain, pulled, run_loop, updates
 from tests.host.support import ROOT
 from tunrex_jax_monitor import JsonlSink, MemorySink, Reporter, RewardAccumulator, read_manifest, read_records
@@ -190,7 +190,7 @@ def test_a_state_that_was_donated_after_step_is_told_and_the_rest_is_drained(sin
     reporter.close()
     assert updates(sink.records) == [4, 8]
     (message,) = caplog.messages
-    assert message.startswith("The monitor state was donated after Reporter.step")
+    assert message.startswith("The last monitor state never came to Reporter.step")
 
 
 def test_close_takes_the_last_state_where_step_did_not_see_it(sink, caplog):
@@ -575,3 +575,48 @@ def test_a_sink_that_cannot_begin_closes_those_that_have():
     with pytest.raises(ConnectionError, match="no server"):
         Reporter(ACC, [Begins(), Cannot()])
     assert len(closed) == 1
+
+
+# What users do wrong
+
+
+def test_a_state_that_no_update_has_seen_is_told_once(caplog):
+    with Reporter(ACC, [MemorySink()]) as reporter:
+        state = ACC.init()
+        for step in range(3 * EVERY):
+            state = reporter.step(step, state)
+    assert caplog.text.count("mon = acc.update(mon, rewards)") == 1
+
+
+def test_a_step_that_is_a_whole_float_is_that_step(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for step in range(EVERY):
+            mon = ACC.update_jit(mon, batch(step))
+            mon = reporter.step(float(step), mon)
+    assert sink.records[-1].step == EVERY - 1
+
+
+def test_something_else_than_a_state_is_named_and_training_goes_on(caplog):
+    with Reporter(ACC, [MemorySink()]) as reporter:
+        params = np.zeros(3)
+        with without_runtime_types():
+            assert reporter.step(0, params) is params
+    assert "allowed: the MonitorState that init() or update() of this accumulator returned" in caplog.text
+
+
+def test_rows_of_many_seeds_are_named(caplog):
+    with Reporter(ACC, [MemorySink()]) as reporter:
+        reporter.write_rows(np.zeros((3, 2, 5), np.uint32))
+        reporter.close(ACC.init())
+    assert "hand one seed's rows to one reporter" in caplog.text
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_loop_by_callback_that_is_closed_without_its_state_is_told(caplog, given):
+    with Reporter(ACC, [MemorySink()]) as reporter:
+        callback, mon = reporter.callback, ACC.init()
+        for step in range(EVERY):
+            mon = ACC.update_and_emit(mon, batch(step), callback) if step == 0 else ACC.update_jit(mon, batch(step))
+        reporter.close(mon if given else None)
+    assert ("Call close(state)" in caplog.text) is not given

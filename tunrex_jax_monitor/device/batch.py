@@ -3,8 +3,8 @@
 Rows 0 .. R-1 are the rewards, row R is the weighted total that the trainer optimises, row R+1 the completion lengths.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array
 from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.config import Config, invalid
 
+Samples = ArrayLike | Sequence[Any]  # a list of numbers, of rows, or inside a jitted function of tracers
 EXTRA_ROWS = 2  # the weighted total, the lengths
 LIMIT = np.float32(1e16)  # a larger magnitude counts as infinite: its square would overflow the variance
 
@@ -41,9 +42,9 @@ def rows(config: Config) -> int:
 
 def collect(
     config: Config,
-    rewards: Mapping[str, ArrayLike],
-    mask: ArrayLike | Mapping[str, ArrayLike] | None,
-    lengths: ArrayLike | None,
+    rewards: Mapping[str, Samples],
+    mask: Samples | Mapping[str, Samples] | None,
+    lengths: Samples | None,
     axis_name: str | tuple[str, ...] | None,
 ) -> Batch:
     """Check and stack a step's arrays; over `axis_name` the shards are joined in device order by one collective.
@@ -51,16 +52,16 @@ def collect(
     Raises:
       ValueError: a name, shape or dtype is wrong; raised while tracing.
     """
-    shape = _check_rewards(config, rewards)
+    arrays = to_arrays(config, rewards)
+    shape = _check_rewards(config, arrays)
     present = _stack_mask(config, mask, shape)
-    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", rewards[n]).reshape(-1) for n in config.reward_names])
+    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", arrays[n]).reshape(-1) for n in config.reward_names])
     length_row = None
     if lengths is not None:
-        if jnp.shape(lengths) != shape:
-            raise invalid(
-                "lengths", jnp.shape(lengths), f"the rewards' shape {shape}", "Give one length per completion."
-            )
-        length_row = _to_float32("lengths", lengths).reshape(1, -1)
+        given = _from_list("lengths", lengths)
+        if jnp.shape(given) != shape:
+            raise invalid("lengths", jnp.shape(given), f"the rewards' shape {shape}", "Give one length per completion.")
+        length_row = _to_float32("lengths", given).reshape(1, -1)
     empty = raw.shape[1] == 0
     if empty:  # no sample at all: a masked group says the same, and has a minimum
         n = config.group_size or 1
@@ -93,14 +94,31 @@ def _with_totals(config: Config, raw: Array, present: Array | None, length_row: 
     return Batch(raw, present, length_row is not None, raw.shape[1])
 
 
+def to_arrays(config: Config, rewards: Mapping[str, Samples]) -> dict[str, Any]:
+    """Return the rewards by name, with an array in the place of each list."""
+    if not isinstance(rewards, Mapping):
+        allowed = f"a mapping with the keys {config.reward_names}"
+        raise invalid("rewards", type(rewards).__name__, allowed, "Pass {name: array}.")
+    return {name: _from_list(f"rewards[{name!r}]", value) for name, value in rewards.items()}
+
+
+def _from_list(argument: str, value: Any) -> Any:
+    """Make an array of a Python list, which inside a jitted function holds tracers, or of lists of them."""
+    if not isinstance(value, list | tuple):
+        return value
+    rows_ = [_from_list(argument, item) for item in value]
+    if len({jnp.shape(row) for row in rows_}) > 1:
+        raise invalid(argument, "a ragged list", "rows of one length", "Pad them, and mask what is not there.")
+    return jnp.stack([jnp.asarray(row) for row in rows_]) if rows_ else jnp.zeros(0, jnp.float32)
+
+
 def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:
     names = config.reward_names
-    if not isinstance(rewards, Mapping):
-        raise invalid("rewards", type(rewards).__name__, f"a mapping with the keys {names}", "Pass {name: array}.")
     missing = [name for name in names if name not in rewards]
     unknown = [name for name in rewards if name not in names]
     if missing or unknown:
-        remedy = f"Missing: {missing}, unknown: {unknown}. Change the dictionary or reward_names."
+        found = [f"{word}: {names_}" for word, names_ in (("Missing", missing), ("unknown", unknown)) if names_]
+        remedy = f"{', '.join(found)}. Change the dictionary or reward_names."
         raise invalid("rewards", tuple(rewards), f"exactly the names {names}", remedy)
     shapes = {name: jnp.shape(rewards[name]) for name in names}
     shape = shapes[names[0]]
@@ -124,9 +142,7 @@ def _check_groups(group_size: int | None, shape: tuple[int, ...]) -> None:
         raise invalid("rewards", shape, f"N divisible by group_size={group_size}", remedy)
 
 
-def _stack_mask(
-    config: Config, mask: ArrayLike | Mapping[str, ArrayLike] | None, shape: tuple[int, ...]
-) -> Array | None:
+def _stack_mask(config: Config, mask: Samples | Mapping[str, Samples] | None, shape: tuple[int, ...]) -> Array | None:
     if mask is None:
         return None
     if isinstance(mask, Mapping):
@@ -143,10 +159,11 @@ def _stack_mask(
     return jnp.broadcast_to(one, (config.rewards, one.shape[1]))
 
 
-def _check_mask(mask: ArrayLike, shape: tuple[int, ...]) -> Array:
-    if jnp.shape(mask) != shape:
-        raise invalid("mask", jnp.shape(mask), f"the rewards' shape {shape}", "One flag per completion.")
-    array = jnp.asarray(mask)
+def _check_mask(mask: Samples, shape: tuple[int, ...]) -> Array:
+    given = _from_list("mask", mask)
+    if jnp.shape(given) != shape:
+        raise invalid("mask", jnp.shape(given), f"the rewards' shape {shape}", "One flag per completion.")
+    array = jnp.asarray(given)
     return array if array.dtype == jnp.bool_ else array != 0
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from tunrex_jax_monitor.device import batch, correlation, ema, groups, moments, sketch, window
 from tunrex_jax_monitor.device.alerts import TYPES, Averages, Memory
 from tunrex_jax_monitor.device.bits import to_floats, to_words
-from tunrex_jax_monitor.device.config import Config
+from tunrex_jax_monitor.device.config import Config, invalid
 from tunrex_jax_monitor.device.correlation import CoMoments
 from tunrex_jax_monitor.device.ema import Ema
 from tunrex_jax_monitor.device.groups import GroupSums
@@ -122,8 +122,13 @@ def init(config: Config, window_size: int) -> MonitorState:
 
 
 def unpack(config: Config, state: MonitorState) -> Fields:
-    """Name what is in the first leaf."""
+    """Name what is in the first leaf.
+
+    Raises:
+      ValueError: `state` is no state of this configuration.
+    """
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: init_fields(config)))
+    _check(config, state, sum(math.prod(leaf.shape[:-1]) for leaf in leaves))
     at, parts = 0, []
     for leaf in leaves:
         n = math.prod(leaf.shape[:-1])
@@ -142,6 +147,19 @@ def pack(state: MonitorState, fields: Fields) -> MonitorState:
 def sketch_of(state: MonitorState) -> Sketch:
     """Return the run sketch."""
     return Sketch(*state[3:])
+
+
+def _check(config: Config, state: object, words: int) -> None:
+    allowed = "the MonitorState that init() or update() of this accumulator returned"
+    if not isinstance(state, MonitorState):
+        raise invalid("state", type(state).__name__, allowed, "Pass that, not the train state or the parameters.")
+    want = {
+        "fields": (words, batch.rows(config)),
+        "trace": (config.log_frequency, len(TraceRow._fields), batch.rows(config)),
+    }
+    got = {name: jnp.shape(getattr(state, name)) for name in want}
+    if got != want:
+        raise invalid("state", got, f"{want}, {allowed}", "A state of another configuration starts anew with init().")
 
 
 def _levels(config: Config) -> int:

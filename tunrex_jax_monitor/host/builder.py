@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import transfer
@@ -29,6 +30,11 @@ _HELD = 8  # unordered emissions that may wait for an earlier one
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
+)
+
+_UNUSED = (
+    "Reporter.step was given a monitor state that no update has seen, so there is nothing to report. "
+    "Go on with the state that update() returns: mon = acc.update(mon, rewards)."
 )
 
 
@@ -132,6 +138,9 @@ class Builder:
             self._release(_HELD)
 
     def _sort_rows(self, rows: np.ndarray, time: float) -> None:
+        if rows.ndim != 2:
+            remedy = "Of a vmapped scan, hand one seed's rows to one reporter."
+            raise invalid("rows", f"{rows.dtype}{list(rows.shape)}", "uint32[n, words]", remedy)
         for row in rows:
             self._attempt(partial(self._sort, Emission(row, time), 0))
 
@@ -163,10 +172,16 @@ class Builder:
 
     def _check_reset(self, summary: Summary) -> None:
         """Warn once when an interval reaches back behind the emission before it."""
-        last, self._last_update = self._last_update, int(summary.updates)
-        if last is not None and int(summary.interval) > int(summary.updates) - last and _STALE not in self._told:
-            self._told.add(_STALE)
-            _logger.warning(_STALE)
+        last, self._last_update = self._last_update or 0, int(summary.updates)
+        if not int(summary.updates):
+            self._tell(_UNUSED)
+        elif int(summary.interval) > int(summary.updates) - last:
+            self._tell(_STALE)
+
+    def _tell(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            _logger.warning(message)
 
 
 class _Sorter:

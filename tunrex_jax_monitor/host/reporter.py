@@ -9,7 +9,6 @@ is left of that. Give it `log_frequency` steps and a persistent compilation cach
 
 import atexit
 import logging
-import operator
 import os
 import threading
 import time
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, SupportsIndex
+from typing import Any, SupportsInt
 
 import jax
 import numpy as np
@@ -73,13 +72,14 @@ class Reporter:
         self._builder = Builder(acc, self._workers)
         self._compiling: threading.Thread | None = None
         self._steps, self._seconds = 0, 0.0  # since the last emission
-        self._last_step: SupportsIndex | None = None
+        self._last_step: SupportsInt | None = None
         self._state: MonitorState | None = None
-        self._has_callback = self._closed = self._broken = self._told = False
+        self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
+        self._closed = self._broken = self._told = False
         self._pid = os.getpid()
         atexit.register(self.close)
 
-    def step(self, step: SupportsIndex, state: MonitorState) -> MonitorState:
+    def step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
         """Take note of a training step; every `log_frequency` calls, emit. Never waits for the device, never raises.
 
         Args:
@@ -98,7 +98,7 @@ class Reporter:
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
 
-    def _step(self, step: SupportsIndex, state: MonitorState) -> MonitorState:
+    def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
         is_due = self._steps + 1 >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
@@ -117,12 +117,12 @@ class Reporter:
         if wait:
             self._compiling.join()
 
-    def _emit(self, step: SupportsIndex | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
+    def _emit(self, step: SupportsInt | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
             overhead = 1e3 * self._seconds / self._steps if self._steps else None
-            number = None if step is None else operator.index(step)  # numpy's integers are no JSON
+            number = None if step is None else int(step)  # numpy's integers are no JSON
             self._builder.put(Emission(words, time.time(), number, overhead, state if with_run else None))
         self._steps, self._seconds = 0, 0.0
         return fresh
@@ -130,7 +130,7 @@ class Reporter:
     @property
     def callback(self) -> Callable[[Any], None]:
         """What `acc.update_and_emit` calls with packed words. It neither blocks nor raises, on whatever thread."""
-        self._has_callback = True
+        self._has_callback = self._is_pushed = True
         return self._receive
 
     def _receive(self, words: Any) -> None:
@@ -150,6 +150,7 @@ class Reporter:
 
     def write_rows(self, rows: Any) -> None:
         """Hand over the packed rows [n, words] that a `lax.scan` of `acc.scan_chunk` returned; blocks for the copy."""
+        self._is_pushed = True
         if self._reads and self._is_on():
             self._put(lambda: self._builder.put_rows(np.asarray(rows), time.time()))
 
@@ -200,18 +201,26 @@ class Reporter:
         if state is None or not self._is_on():
             return state
         self._prepare(state, wait=True)
+        self._is_pushed = False  # what was missing until now is there
         return self._emit(self._last_step, state, with_run=True)
 
     def _take_final(self, given: MonitorState | None) -> MonitorState | None:
         """Return the state to emit at the end, once: a close that was interrupted may be called again."""
         kept, self._state = self._state, None
         state = kept if given is None else given
+        if state is None and self._is_pushed:
+            _logger.warning(
+                "The reporter is closed without the last monitor state: the steps since the last emission and the run "
+                "quantiles are missing. Call close(state) when a loop emits by callback or by write_rows."
+            )
         if state is None or not any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array)):
             return state
-        _logger.warning(
-            "The monitor state was donated after Reporter.step, so the steps since the last emission and the run "
-            "quantiles are missing. Go on with the state that step returns, or pass the last one to close()."
-        )
+        if not self._broken:
+            _logger.warning(
+                "The last monitor state never came to Reporter.step: the loop was interrupted, or does not go on with "
+                "the state that step returns. The steps since the last emission and the run quantiles are missing; "
+                "close(state) takes them from the last state."
+            )
         return None
 
     def _is_on(self) -> bool:

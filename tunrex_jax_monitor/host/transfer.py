@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt
 
+from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import quantiles, reading
@@ -52,6 +53,10 @@ def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | N
     if isinstance(source, MonitorState):
         summary = acc.unpack(np.asarray(_pack(acc, source)))
         return with_run(acc, to_record(acc, summary, step, time.time()), summary, source)
+    if not isinstance(source, Summary):
+        raise invalid(
+            "state_or_summary", type(source).__name__, "a MonitorState or a Summary", "Pass what init() returned."
+        )
     return to_record(acc, Summary(*(np.asarray(v) for v in source)), step, time.time())
 
 

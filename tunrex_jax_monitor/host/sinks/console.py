@@ -136,6 +136,8 @@ def _closing_lines(scalars: Mapping[str, float], recent: Sequence[AlertEvent]) -
     yield f"Total Alerts: {_whole(scalars.get('alerts/total', float(len(recent))))}"
     if "monitoring/alert_count" in scalars:
         yield f"Recent Alerts (last 100 steps): {_whole(scalars['monitoring/alert_count'])}"
+    if recent:
+        yield "Newest Alerts:"
     for alert in recent:
         yield f"  Step {alert.step}: {ascii_safe(alert.message)}"
 

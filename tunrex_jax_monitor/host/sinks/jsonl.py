@@ -88,7 +88,7 @@ class JsonlSink:
         if not self._overwrite and records.exists() and records.stat().st_size:
             raise FileExistsError(
                 f"run_dir: got '{self.run_dir}', which holds a run, allowed a directory without one. "
-                "Choose another directory, or pass overwrite=True to lose that run."
+                "Choose another directory, or pass sinks=[JsonlSink(run_dir, overwrite=True)] to lose that run."
             )
 
 
