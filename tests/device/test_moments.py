@@ -8,6 +8,7 @@ import pytest
 from tests import reference
 from tests.datasets import Case, grid, upcast
 from tests.device import support
+from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import moments
 
 merge = jax.jit(moments.merge)
@@ -101,3 +102,19 @@ def test_a_thousand_merges_with_the_same_batch_do_not_drift():
     (m, _), _ = jax.lax.scan(step, (moments.init((1,)), jnp.zeros(1, jnp.float32)), length=1000)
     assert abs(pair(m, "mean")[0] - reference.mean(x[0])) <= 1e-10 * 1e4
     assert np.sqrt(pair(m, "m2")[0] / 64_000) == pytest.approx(reference.std(x[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("rewards", [4, 8])
+@pytest.mark.parametrize("n", [6, 10, 12, 20, 48, 64])
+def test_a_large_offset_keeps_its_spread_in_the_whole_program_for_any_batch_size(n, rewards):
+    """Where 1 / n is not a power of two, an FMA in one of two kernels once put the mean an ulp of 1e4 off."""
+    rng, names = np.random.default_rng(n), tuple(f"r{i}" for i in range(rewards))
+    acc = RewardAccumulator(names, window_size=64)
+    x = rng.normal(1e4, 1e-2, (6, rewards, n)).astype(np.float32)
+    state = acc.init()
+    for step in x:
+        state = acc.update_jit(state, dict(zip(names, step, strict=True)))
+    found, exact = acc.record(state).scalars, x.astype(np.float64)
+    for i, name in enumerate(names):
+        assert found[f"{name}/run/std"] == pytest.approx(exact[:, i].std(), rel=1e-6)
+        assert found[f"{name}/interval/std"] == pytest.approx(exact[:, i].std(), rel=1e-6)

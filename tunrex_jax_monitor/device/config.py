@@ -190,6 +190,7 @@ def _names(got: object) -> tuple[str, ...]:
     names = tuple(got)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise invalid("reward_names", names, "one or more non-empty strings", remedy)
+    names = tuple(str.__str__(name) for name in names)  # of an enum, its value: names are hashed into the layout
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise invalid("reward_names", names, "distinct names", f"Rename the second {', '.join(repeated)}.")

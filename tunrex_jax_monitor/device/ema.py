@@ -32,20 +32,20 @@ def init(shape: tuple[int, ...]) -> Ema:
 def update(ema: Ema, x: Float[Array, "*s"], alpha: Float[np.ndarray, "*#s"] | float) -> Ema:
     """Fold one step's value into the average; a step without data, where `x` is NaN, is the identity."""
     has_data = ~jnp.isnan(x)
-    rate = jnp.where(has_data, np.asarray(alpha, np.float32), np.float32(0.0))
-    x = jnp.where(has_data, x, 0.0)
-    total, total_low = two_float_add(ema.total, ema.total_low, rate * ((x - ema.total) - ema.total_low))
-    weight = two_float_add(ema.weight, ema.weight_low, rate * ((1.0 - ema.weight) - ema.weight_low))
-    return Ema(total, total_low, *weight)
+    rate = np.asarray(alpha, np.float32)
+    total_step = jnp.where(has_data, rate * ((x - ema.total) - ema.total_low), 0.0)
+    weight_step = jnp.where(has_data, rate * ((1.0 - ema.weight) - ema.weight_low), 0.0)
+    total = two_float_add(ema.total, ema.total_low, total_step)
+    return Ema(*total, *two_float_add(ema.weight, ema.weight_low, weight_step))
 
 
 def merge(a: Ema, b: Ema) -> Ema:
     """Return the average after the steps of `a` and then those of `b`."""
     keep = (1.0 - b.weight) - b.weight_low
-    total, total_low = two_float_add(b.total, b.total_low, keep * a.total)
-    total, total_low = two_float_add(total, total_low, keep * a.total_low)
-    weight, weight_low = two_float_add(b.weight, b.weight_low, keep * a.weight)
-    return Ema(total, total_low, *two_float_add(weight, weight_low, keep * a.weight_low))
+    kept = Ema(*(jnp.where(a.weight > 0, keep * v, 0.0) for v in a))
+    total = two_float_add(*two_float_add(b.total, b.total_low, kept.total), kept.total_low)
+    weight = two_float_add(*two_float_add(b.weight, b.weight_low, kept.weight), kept.weight_low)
+    return Ema(*total, *weight)
 
 
 def value(ema: Ema) -> Float[Array, "*s"]:

@@ -56,11 +56,14 @@ def from_batch(
       orders: 4, or 2 for the mean and m2 alone.
     """
     scale = 1.0 / jnp.maximum(count, 1.0)
-    center = total * scale
+    some = count > 0
+    center = jnp.where(some, total * scale, 0.0)  # both a `where`, see `two_sum`
     d = jnp.where(valid, x - center[:, None], 0.0)
     d2 = d * d
     s1, s2, *higher = reduce_together(sums=(d, d2, d2 * d, d2 * d2)[:orders], axis=1)
-    a = s1 * scale  # what the rounded mean left over; tiny, so the corrections below cancel nothing
+    a = jnp.where(
+        some, s1 * scale, 0.0
+    )  # what the rounded mean left over; tiny, so the corrections below cancel nothing
     mean, mean_low = two_sum(center, a)
     sums = [mean, jnp.maximum(s2 - a * s1, 0.0)]
     if higher:
@@ -98,6 +101,7 @@ def merge(a: Moments, b: Moments, count_a: Float[Array, "*#s"], count_b: Float[A
     adds = np.arange(len(steps)).reshape(-1, *(1,) * d.ndim) > 0
     sums, low = two_float_add(a.sums, a.sums_low, jnp.where(adds, b.sums, 0.0))
     sums, low = two_float_add(sums, low, jnp.where(adds, b.sums_low, 0.0))
+    steps = [jnp.where(count_a + count_b > 0, step, 0.0) for step in steps]
     merged = Moments(*two_float_add(sums, low, jnp.stack(steps)))
     # An empty side must be the exact identity: a pair folded through `d` would lose the low word of the first mean.
     return Moments(*(choose(count_a, count_b, *v) for v in zip(a, b, merged, strict=True)))

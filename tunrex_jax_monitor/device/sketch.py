@@ -1,8 +1,9 @@
 """Run quantiles: a log-binned sketch with integer arithmetic only.
 
 K = 1023 bins per sign and one for zero, 38 to the octave, for 1.22e-4 <= |x| <= 1.5e4; what is beyond goes to the end
-bin. Each bin keeps its count and the least and greatest value that fell in it, so a quantile is within 2.01 % of an
-order statistic for any data (no bin is wider), exact where an atom is alone in its bin, and exact at both ends.
+bin. Each bin keeps its count and the least and greatest value that fell in it, so a quantile between those bounds is
+within 2.01 % of an order statistic for any data (no bin is wider), exact where an atom is alone in its bin, and exact
+at both ends. Beyond the bounds all values of a sign share a bin, and a quantile is only known to lie among them.
 Counts add and extremes take the maximum: any order, sharding or merge tree gives the same bits.
 
 Method: DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12):2195-2205) with quadratic interpolation of the logarithm, taken

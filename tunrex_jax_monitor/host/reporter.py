@@ -34,6 +34,7 @@ from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
 from tunrex_jax_monitor.host.worker import SinkWorker
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_LONGEST = 1e6  # seconds; a lock refuses to wait for ever in one go
 
 
 class Reporter:
@@ -164,7 +165,7 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        end = time.monotonic() + timeout_seconds
+        end = time.monotonic() + min(timeout_seconds, _LONGEST)
         state = self._emit_rest(state, end)
         for worker in self._workers:
             worker.flush(max(0.0, end - time.monotonic()))
@@ -180,6 +181,7 @@ class Reporter:
         """
         if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
             return
+        timeout_seconds = min(timeout_seconds, _LONGEST)
         self._emit_rest(self._take_final(state), time.monotonic() + timeout_seconds)
         self._closed = True
         self._builder.close(timeout_seconds)

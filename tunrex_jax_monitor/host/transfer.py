@@ -64,7 +64,7 @@ def to_record(
     acc: "RewardAccumulator", summary: Summary, step: int | None, emitted: float, *, dropped: int = 0
 ) -> Record:
     """Build the record of a summary; its step is that of the last update, counted from 0, unless given."""
-    step = int(summary.updates) - 1 if step is None else step
+    step = int(summary.updates) - 1 if step is None else int(step)
     return reading.build(acc, summary, step, emitted, dropped=dropped)
 
 
