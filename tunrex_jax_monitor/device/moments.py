@@ -57,7 +57,7 @@ def from_batch(
     """
     scale = 1.0 / jnp.maximum(count, 1.0)
     some = count > 0
-    center = jnp.where(some, total * scale, 0.0)  # both a `where`, see `two_sum`
+    center = total / jnp.maximum(count, 1.0)
     d = jnp.where(valid, x - center[:, None], 0.0)
     d2 = d * d
     s1, s2, *higher = reduce_together(sums=(d, d2, d2 * d, d2 * d2)[:orders], axis=1)
