@@ -28,8 +28,9 @@ def count_to_float(low: UInt[Array, "*#s"], high: UInt[Array, "*#s"]) -> Float[A
 def two_sum(a: Float[Array, "*#s"], b: Float[Array, "*#s"]) -> tuple[Float[Array, "*#s"], Float[Array, "*#s"]]:
     """Return the rounded sum and its exact rounding error (Knuth).
 
-    An operand that is a product must come through a `where`: the two results may be computed in two kernels, and one of
-    them would contract product and sum into an FMA, which rounds otherwise (one ulp of 1e4 is a tenth of a std of 1e-2).
+    An operand that is a product must come through a `where`, or be a quotient instead: the two results may be computed
+    in two kernels, and one of them would contract product and sum into an FMA, which rounds otherwise (an ulp of 1e4 is
+    a tenth of a std of 1e-2).
     """
     total = a + b
     part = total - a

@@ -27,10 +27,10 @@ def init(rewards: int) -> CoMoments:
 
 def from_batch(x: Float[Array, "R N"], joint: Bool[Array, " N"], count: Float[Array, ""]) -> CoMoments:
     """Return the co-moments of one batch about its own mean."""
-    scale = 1.0 / jnp.maximum(count, 1.0)
-    center = jnp.where(count > 0, jnp.sum(jnp.where(joint[None], x, 0.0), axis=1) * scale, 0.0)  # see `two_sum`
+    some = jnp.maximum(count, 1.0)
+    center = jnp.sum(jnp.where(joint[None], x, 0.0), axis=1) / some  # a quotient, see `two_sum`
     d = jnp.where(joint[None], x - center[:, None], 0.0)
-    offset = jnp.sum(d, axis=1) * scale
+    offset = jnp.sum(d, axis=1) / some
     products = jnp.matmul(d, d.T, precision=jax.lax.Precision.HIGHEST) - count * offset[:, None] * offset[None, :]
     return CoMoments(center, offset, products, jnp.zeros_like(products))
 

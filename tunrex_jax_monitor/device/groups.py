@@ -117,13 +117,13 @@ def _reduce_members(x: Array, valid: Array, total: int, threshold: float) -> _Gr
         axis=0,
     )
     n = n.astype(jnp.float32)
-    scale = 1.0 / jnp.maximum(n, 1.0)
-    center = jnp.where(n > 0, sums * scale, 0.0)  # a `where`, see `bits.two_sum`
+    some = jnp.maximum(n, 1.0)
+    center = sums / some  # a quotient, see `bits.two_sum`
     d = jnp.where(valid, x - center[None], 0.0)
     of_total = d[:, total : total + 1]
     shifted = jnp.where(valid[:, total : total + 1], jnp.where(valid, x, 0.0) - center[None], 0.0)
     s1, s2, product, beside_total = reduce_together(sums=(d, d * d, shifted * of_total, shifted), axis=0)
-    offset = jnp.where(n > 0, s1 * scale, 0.0)  # what the rounded mean left over
+    offset = s1 / some  # what the rounded mean left over
     m2 = jnp.maximum(s2 - s1 * offset, 0.0)
     return _Groups(
         n, correct, -minus_high - low, center + offset, m2, product - offset[total : total + 1] * beside_total

@@ -55,15 +55,12 @@ def from_batch(
       total: their sum, which may be rounded: it only says where deviations are taken about.
       orders: 4, or 2 for the mean and m2 alone.
     """
-    scale = 1.0 / jnp.maximum(count, 1.0)
-    some = count > 0
-    center = total / jnp.maximum(count, 1.0)
+    some = jnp.maximum(count, 1.0)
+    center = total / some  # a quotient, and so is `a`: see `two_sum`
     d = jnp.where(valid, x - center[:, None], 0.0)
     d2 = d * d
     s1, s2, *higher = reduce_together(sums=(d, d2, d2 * d, d2 * d2)[:orders], axis=1)
-    a = jnp.where(
-        some, s1 * scale, 0.0
-    )  # what the rounded mean left over; tiny, so the corrections below cancel nothing
+    a = s1 / some  # what the rounded mean left over; tiny, so the corrections below cancel nothing
     mean, mean_low = two_sum(center, a)
     sums = [mean, jnp.maximum(s2 - a * s1, 0.0)]
     if higher:
