@@ -118,3 +118,15 @@ def test_a_large_offset_keeps_its_spread_in_the_whole_program_for_any_batch_size
     for i, name in enumerate(names):
         assert found[f"{name}/run/std"] == pytest.approx(exact[:, i].std(), rel=1e-6)
         assert found[f"{name}/interval/std"] == pytest.approx(exact[:, i].std(), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [6, 10])
+def test_correlations_of_a_large_offset_survive_in_the_whole_program(n):
+    rng, acc = np.random.default_rng(n), RewardAccumulator(("a", "b"), window_size=64, correlations=True)
+    z = rng.normal(size=(6, 2, n))
+    z[:, 1] += z[:, 0]
+    x, state = (1e4 + 1e-2 * z).astype(np.float32), acc.init()
+    for a, b in x:
+        state = acc.update_jit(state, {"a": a, "b": b})
+    want = np.corrcoef(x.astype(np.float64).transpose(1, 0, 2).reshape(2, -1))[0, 1]
+    assert acc.record(state).scalars["rewards/corr/a/b"] == pytest.approx(want, rel=1e-6)

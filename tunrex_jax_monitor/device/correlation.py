@@ -28,7 +28,7 @@ def init(rewards: int) -> CoMoments:
 def from_batch(x: Float[Array, "R N"], joint: Bool[Array, " N"], count: Float[Array, ""]) -> CoMoments:
     """Return the co-moments of one batch about its own mean."""
     scale = 1.0 / jnp.maximum(count, 1.0)
-    center = jnp.sum(jnp.where(joint[None], x, 0.0), axis=1) * scale
+    center = jnp.where(count > 0, jnp.sum(jnp.where(joint[None], x, 0.0), axis=1) * scale, 0.0)
     d = jnp.where(joint[None], x - center[:, None], 0.0)
     offset = jnp.sum(d, axis=1) * scale
     products = jnp.matmul(d, d.T, precision=jax.lax.Precision.HIGHEST) - count * offset[:, None] * offset[None, :]
@@ -39,9 +39,11 @@ def merge(a: CoMoments, b: CoMoments, count_a: Float[Array, ""], count_b: Float[
     """Merge the co-moments of two disjoint sets of samples."""
     scale = 1.0 / jnp.maximum(count_a + count_b, 1.0)
     d = (b.mean - a.mean) + (b.mean_low - a.mean_low)
-    mean = two_float_add(a.mean, a.mean_low, d * (count_b * scale))
+    some = count_a + count_b > 0  # a `where` around each product, see `two_sum`
+    mean = two_float_add(a.mean, a.mean_low, jnp.where(some, d * (count_b * scale), 0.0))
     products = two_float_add(a.products, a.products_low, b.products)
     products = two_float_add(*products, b.products_low)
-    products = two_float_add(*products, d[:, None] * d[None, :] * (count_a * scale * count_b))
+    step = d[:, None] * d[None, :] * (count_a * scale * count_b)
+    products = two_float_add(*products, jnp.where(some, step, 0.0))
     merged = CoMoments(*mean, *products)
     return CoMoments(*(choose(count_a, count_b, *v) for v in zip(a, b, merged, strict=True)))
