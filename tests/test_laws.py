@@ -94,9 +94,21 @@ def test_update_is_merge_with_the_update_of_init(n):
     support.assert_same_bits(updated.window, merged.window)
     f, g = support.fields(ACC, updated), support.fields(ACC, merged)
     support.assert_same_bits((f.clock.updates, f.clock.interval), (g.clock.updates, g.clock.interval))
+    support.assert_same_bits(f.recent, g.recent)
     for name in ("short", "long", "zero_share"):  # the noise and the outliers are judged against the state before
         for x, y in zip(pairs(getattr(f.averages, name)), pairs(getattr(g.averages, name)), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 4, 5, 6])
+def test_samples_in_a_row_are_counted_through_a_merge(cut):
+    states = [LEAN.init(), LEAN.init(), LEAN.init()]
+    for t, value in enumerate((0.5, 0.7, 0.7, np.nan, 0.7, 0.7)):
+        for part in (0, 1 if t < cut else 2):
+            states[part] = support.update(LEAN, states[part], {"x": np.full(8, value, np.float32)})
+    whole, merged = (support.fields(LEAN, s) for s in (states[0], support.merge(LEAN, *states[1:])))
+    support.assert_same_bits(whole.recent, merged.recent)
+    assert float(whole.recent[2, 0]) == 32.0
 
 
 def test_parts_of_a_run_merge_to_the_run():

@@ -84,6 +84,54 @@ def test_guarded_rules_find_every_planted_fault(name: str) -> None:
     assert (hits.sum(1) >= 1).all()
 
 
+def _run_lengths(x: np.ndarray) -> list[int]:
+    """Samples in a row, step by step, that are all one value; by the definition, in numpy."""
+    lengths, value = [0], None
+    for batch in x:
+        seen = batch[np.isfinite(batch)]
+        if not len(seen):
+            lengths.append(lengths[-1])
+        elif seen.min() == seen.max():
+            lengths.append(len(seen) + (lengths[-1] if seen[0] == value else 0))
+            value = seen[0]
+        else:
+            lengths.append(0)
+    return lengths
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.05, 0.5])
+def test_a_constant_reward_is_a_flatline_whatever_is_missing_in_it(chance: float) -> None:
+    rng = np.random.default_rng(11)
+    x = np.full((1, 60, 20), 0.7, np.float32)
+    x[0, 10], x[0, 25, 3], x[0, 26] = 0.2, 0.9, np.nan  # another value, two values, none
+    x[rng.random(x.shape) < chance] = np.nan
+    acc = trm.RewardAccumulator(("r",), flatline_samples=150, cooldown_steps=0, window_size=30)
+    _, active = bench.watch(acc, x)
+    expected = np.array(_run_lengths(x[0])[:-1]) >= 150  # each step against what came before it
+    assert expected.any()
+    np.testing.assert_array_equal(active[0, :, _index(Alert.FLATLINE)].astype(bool), expected)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.08, 0.2])
+@pytest.mark.parametrize("window", [32, 64, 256])
+def test_a_rare_reward_is_no_flatline_in_a_small_window(window: int, share: float) -> None:
+    x = np.random.default_rng(12).random((4, 500, 32)) < share
+    began, _ = bench.watch(trm.RewardAccumulator(("r",), window_size=window), x)
+    assert 1000 * began[..., _index(Alert.FLATLINE)].sum() / (4 * 500) <= 1.0
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_a_collapse_is_told_by_few_groups_and_chance_is_not(groups: int) -> None:
+    rng = np.random.default_rng(13)
+    x = rng.normal(size=(6, 500, groups, 4))
+    flat = (rng.random(x.shape[:3]) < 0.55) | (np.arange(500) >= 400)[:, None]
+    x = np.where(flat[..., None], 1.0, x).reshape(6, 500, -1)
+    began, _ = bench.watch(trm.RewardAccumulator(("r",), group_size=4), x)
+    collapses = began[..., _index(Alert.GROUP_COLLAPSE)]
+    assert 1000 * collapses[:, :400].sum() / (6 * 400) <= 1.0
+    assert (collapses[:, 400:].sum(1) == 1).all()
+
+
 def test_a_declared_penalty_is_never_negative() -> None:
     x = -np.abs(np.random.default_rng(9).normal(size=(1, 100, 64))).astype(np.float32)
     quiet, _ = bench.watch(trm.RewardAccumulator(("r",), bounds={"r": (None, 0.0)}), x)

@@ -38,7 +38,7 @@ BAD = [
     *(({field: value}, field, "0 or more") for field in ("warmup_steps", "cooldown_steps") for value in (-1, 0.5)),
     ({"cooldown_steps": 16}, "cooldown_steps", "0 to 15"),
     ({"window_size": 5}, "min_samples", "at most window_size = 5"),
-    ({"window_size": 50, "flatline_samples": 51}, "flatline_samples", "at most window_size = 50"),
+    ({"flatline_samples": 1}, "flatline_samples", "2 or more"),
     *(
         ({field: value}, field, "rate in|finite number")
         for field in ("ema_alpha_short", "ema_alpha_long")
@@ -63,17 +63,24 @@ BAD = [
     ({"correlations": 1}, "correlations", "True or False"),
     ({"weights": (1.0,)}, "weights", "2 numbers"),
     ({"weights": (1.0, float("nan"))}, "weights", "finite"),
+    *(({"weights": (1.0, value)}, "weights", r"finite number.*float32") for value in (1e39, 10**400, -(10**400))),
+    ({"weights": np.array(1.0)}, "weights", "sequence or a mapping"),
+    ({"ema_alpha_long": 1e-60}, "ema_alpha_long", "from 1.2e-38 on"),
+    ({"ema_alpha_long": 0.1 - 1e-12}, "ema_alpha_long", "below ema_alpha_short"),
+    ({"zero_threshold": 1 - 1e-12}, "zero_threshold", "between 0 and 1"),
     ({"weights": {"nobody": 1.0}}, "weights", "keys among"),
     ({"weights": 1.0}, "weights", "sequence or a mapping"),
     ({"weights": "12"}, "weights", "sequence or a mapping"),
     ({"centers": (0.0, 1.0, 2.0)}, "centers", "2 numbers"),
     ({"atoms": (0, 0.0)}, "atoms", "distinct"),
+    ({"atoms": (1, 1 + 1e-12)}, "atoms", "distinct float32"),
     ({"atoms": tuple(range(17))}, "atoms", "at most 16"),
     ({"atoms": 0.5}, "atoms", "sequence"),
     ({"atoms": (float("nan"),)}, "atoms", "finite"),
     ({"bounds": {"nobody": (0, 1)}}, "bounds", "keys among"),
     ({"bounds": {"format": (1, 0)}}, "bounds", "low < high"),
     ({"bounds": {"format": (1, 1)}}, "bounds", "low < high"),
+    ({"bounds": {"format": (1, 1 + 1e-12)}}, "bounds", "low < high"),
     ({"bounds": {"format": 1}}, "bounds", "pairs"),
     ({"bounds": {"format": (0, 1, 2)}}, "bounds", "pairs"),
     ({"bounds": ((0, 1),)}, "bounds", "2 pairs"),
@@ -162,9 +169,3 @@ def test_copies_are_equal(duplicate):
     acc = RewardAccumulator(NAMES, group_size=4, weights={"format": 0.5})
     assert duplicate(acc) == acc
     assert hash(duplicate(acc)) == hash(acc)
-
-
-def test_the_default_tail_of_a_flatline_fits_the_window():
-    assert RewardAccumulator(NAMES, window_size=100).flatline_samples == 100
-    assert RewardAccumulator(NAMES, window_size=2000).flatline_samples == 500
-    assert RewardAccumulator(NAMES, window_size=1, min_samples=1).flatline_samples == 1

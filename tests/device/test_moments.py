@@ -130,3 +130,18 @@ def test_correlations_of_a_large_offset_survive_in_the_whole_program(n):
         state = acc.update_jit(state, {"a": a, "b": b})
     want = np.corrcoef(x.astype(np.float64).transpose(1, 0, 2).reshape(2, -1))[0, 1]
     assert acc.record(state).scalars["rewards/corr/a/b"] == pytest.approx(want, rel=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "kept"), [(1e-8, "std skew kurtosis"), (1e-10, "std"), (1e-16, "std"), (1e-18, "")])
+def test_a_spread_too_small_for_float32_is_absent_and_not_wrong(scale, kept):
+    x = (np.random.default_rng(4).exponential(size=(20, 32)) * scale).astype(np.float32)
+    acc = support.LEAN
+    state = acc.init()
+    for step in x:
+        state = support.update(acc, state, {"x": step})
+    found = acc.record(state).scalars
+    truth = {"std": reference.std(x), "skew": reference.skew(x), "kurtosis": reference.kurtosis(x)}
+    assert {key for key in truth if f"x/run/{key}" in found} == set(kept.split())
+    for key in kept.split():
+        assert found[f"x/run/{key}"] == pytest.approx(truth[key], rel=1e-5)
+    assert ("x/std" in found) is ("std" in kept)

@@ -15,7 +15,7 @@ from tunrex_jax_monitor.device.summary import QUANTILES
 
 order_statistics = jax.jit(window.order_statistics, static_argnums=2)
 push = jax.jit(window.push)
-stats = jax.jit(window.stats, static_argnums=4)
+stats = jax.jit(window.stats)
 NEVER = jnp.array([np.inf, np.inf], jnp.float32)
 
 
@@ -108,7 +108,7 @@ def test_statistics_equal_numpy(name):
     w = pushed([np.where(np.isfinite(x), x, np.nan).astype(np.float32)])
     rows = [reference.valid(row) for row in x]
     low, high = (jnp.asarray([f(r) for r in rows], jnp.float32) for f in (np.min, np.max))
-    s = stats(w, window.mean(w), low, high, 5)
+    s = stats(w, window.mean(w), low, high)
     for i, row in enumerate(rows):
         assert float(s.samples[i]) == len(row)
         mean = float(s.mean[i]) + float(s.mean_low[i])
@@ -118,18 +118,8 @@ def test_statistics_equal_numpy(name):
         assert counts == [(row == 0).sum(), (row < 0).sum(), (row == row.min()).sum(), (row == row.max()).sum()]
 
 
-@pytest.mark.parametrize(
-    ("tail", "constant"),
-    [([0.7] * 5, True), ([0.7] * 4 + [0.6], False), ([0.6] + [0.7] * 4, False), ([0.7] * 4, False)],
-)
-def test_constant_needs_a_whole_tail_of_one_value(tail, constant):
-    x = np.tile(np.array(tail, np.float32), (2, 1))
-    s = stats(pushed([x]), jnp.zeros(2, jnp.float32), NEVER, NEVER, 5)
-    assert s.constant.tolist() == [constant] * 2
-
-
 def test_an_empty_window_has_no_statistics():
-    s = stats(window.init(2, 50), jnp.zeros(2, jnp.float32), NEVER, NEVER, 5)
+    s = stats(window.init(2, 50), jnp.zeros(2, jnp.float32), NEVER, NEVER)
     assert not any(np.asarray(v).any() for v in s)
 
 

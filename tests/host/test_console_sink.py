@@ -100,6 +100,13 @@ def test_groups_are_shown_only_when_there_are_groups():
     assert "Pass@k: 1=0.5000, 8=0.9000, 16=1.0000" in text
 
 
+def test_figures_say_what_they_are_over():
+    more = {"format_exact/run/count": 25600.0, "format_exact/advantage_share": 0.613, "reward": 1.5, "reward_std": 0.25}
+    text = summary(SCALARS | more | {"frac_reward_zero_std": 0.25})
+    assert "  Samples: the last 100 of 25600\n  Advantages: 61.3% of them come from this reward, since the" in text
+    assert "\nPrompt groups, since the last emission:\n  Weighted total: 1.5000 +/- 0.2500\n  Zero variance" in text
+
+
 @pytest.mark.parametrize("scale", [1.0, 1 / 16], ids=["counts", "fractions"])
 def test_solved_shares_are_the_same_for_counts_and_fractions(scale):
     solved = {"groups/solve_none": 2 * scale, "groups/solve_partial": 10 * scale, "groups/solve_all": 4 * scale}

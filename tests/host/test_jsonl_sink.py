@@ -149,6 +149,28 @@ def test_a_run_without_a_record_does_not_block_the_next(tmp_path):
     assert steps_of(tmp_path) == [5]
 
 
+WRITES = """
+sink = JsonlSink(sys.argv[1])
+try:
+    sink.write(record(7))
+except FileExistsError as error:
+    print(error)
+"""
+
+
+def test_two_writers_of_one_directory_do_not_mix(tmp_path):
+    first, second = JsonlSink(tmp_path), JsonlSink(tmp_path)  # both saw it empty
+    first.begin_run({})
+    with pytest.raises(FileExistsError, match=r"run_dir: got .* another reporter is writing, allowed .* close that"):
+        second.begin_run({})
+    assert "another reporter is writing" in run_python(WRITES, tmp_path).stdout
+    first.write(make_record(0))
+    first.close()
+    with pytest.raises(FileExistsError, match="holds a run"):
+        second.write(make_record(1))
+    assert [record.step for record in read_records(tmp_path)] == [0]
+
+
 def test_overwrite_removes_the_old_run_only_when_the_new_one_begins(tmp_path):
     write_run(tmp_path, [1, 2])
     (tmp_path / "mine.txt").write_text("kept")

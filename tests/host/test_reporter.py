@@ -126,6 +126,67 @@ def test_step_numbers_may_be_of_numpy_or_jax(sink, tmp_path):
     assert [record.step for record in read_records(tmp_path)] == [10, 10]
 
 
+def test_series_and_alerts_are_told_at_the_owners_steps(sink):
+    own = [0, 5, 7, 8, 100, 101, 130, 131]
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for i, step in enumerate(own):
+            rewards = batch(i) if i != 5 else {name: np.full_like(x, np.nan) for name, x in batch(i).items()}
+            mon = reporter.step(step, ACC.update_jit(mon, rewards))
+    assert [step for record in sink.records for step in record.series["step"]] == own
+    assert {alert.step for record in sink.records for alert in record.alerts if alert.type == "NONFINITE"} == {101}
+
+
+@pytest.mark.parametrize(("updates_per_step", "expected"), [(2, [3, 3, 6, 6]), (3, [3, 6, 6, 6])])
+def test_several_updates_of_one_step_share_its_number(sink, updates_per_step, expected):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for step in (0, 1, 3, 6):
+            for i in range(updates_per_step):
+                mon = ACC.update_jit(mon, batch(i))
+            mon = reporter.step(step, mon)
+    assert sink.records[0].series["step"] == expected  # the trace holds four updates
+
+
+def test_a_step_number_on_the_device_may_be_donated_or_assigned_to(sink):
+    advance = jax.jit(lambda n: n + 1, donate_argnums=0)
+    on_device, on_host = jnp.int32(0), np.array(0)
+    with Reporter(ACC, [sink]) as reporter, Reporter(ACC, [other := MemorySink()]) as second:
+        mon = ACC.init()
+        for step in range(EVERY):
+            mon = ACC.update_jit(mon, batch(step))
+            second.step(on_host, mon)
+            reporter.step(on_device, mon)
+            on_device = advance(on_device)
+            on_host += 1
+    assert sink.records[0].series["step"] == other.records[0].series["step"] == list(range(EVERY))
+
+
+def test_a_run_that_goes_back_to_a_checkpoint_is_not_taken_for_a_mistake(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, EVERY)
+        saved = jax.tree.map(jnp.copy, mon)
+        run_loop(reporter, 2 * EVERY, mon=mon, first=EVERY)
+        run_loop(reporter, EVERY, mon=saved, first=EVERY)
+    assert [record.step for record in sink.records] == [3, 7, 11, 7, 7]
+    assert caplog.messages == []
+
+
+def test_recent_alerts_are_counted_over_all_emissions(sink):
+    acc = RewardAccumulator(("r",), log_frequency=EVERY, cooldown_steps=0)
+    steps = np.arange(240)
+    with Reporter(acc, [sink]) as reporter:
+        mon = acc.init()
+        for step in steps:
+            x = np.random.default_rng(step).normal(size=16).astype(np.float32)
+            x[0] = np.nan if step % 4 == 0 else x[0]  # an episode of one step, every fourth
+            mon = reporter.step(step, acc.update_jit(mon, {"r": x}))
+    for record in sink.records:
+        expected = sum(step % 4 == 0 for step in range(max(0, record.step - 99), record.step + 1))
+        assert record.scalars["monitoring/alert_count"] == expected
+    assert sum(len(record.alerts) for record in sink.records) == 60
+
+
 def test_a_loop_without_a_step_records_nothing(sink, caplog):
     Reporter(ACC, [sink]).close()
     assert sink.records == []
@@ -603,6 +664,19 @@ def test_something_else_than_a_state_is_named_and_training_goes_on(caplog):
         with without_runtime_types():
             assert reporter.step(0, params) is params
     assert "allowed: the MonitorState that init() or update() of this accumulator returned" in caplog.text
+
+
+def test_a_sink_given_twice_is_refused(sink):
+    with pytest.raises(ValueError, match=r"sinks: got .*, allowed: each sink once\. .*take the second out"):
+        Reporter(ACC, [sink, sink])
+
+
+def test_on_record_may_do_with_its_record_what_it_likes(sink):
+    with Reporter(
+        ACC, [sink], on_record=lambda record: [v.clear() for v in (record.scalars, record.series)]
+    ) as reporter:
+        run_loop(reporter, EVERY)
+    assert all(record.scalars and record.series for record in sink.records)
 
 
 def test_rows_of_many_seeds_are_named(caplog):

@@ -52,6 +52,18 @@ def test_chunks_need_not_have_the_length_of_an_interval(size):
     reporter.close()
 
 
+def test_rows_of_a_second_run_are_counted_as_dropped_and_told(caplog):
+    sink = MemorySink()
+    with Reporter(ACC, [sink]) as reporter:
+        reporter.write_rows(numbered(5))
+        reporter.write_rows(numbered(3))
+        reporter.write_rows(numbered(6)[5:])
+        reporter.close(ACC.init())
+    assert updates(sink.records) == [4, 8, 12, 16, 20, 24, 0]
+    assert [record.scalars["monitoring/dropped_records"] for record in sink.records][-2:] == [3, 3]
+    assert caplog.text.count("needs a Reporter of its own") == 1
+
+
 def test_any_number_of_rows_is_taken():
     sink = MemorySink()
     with Reporter(ACC, [sink]) as reporter:

@@ -79,6 +79,7 @@ class Evidence(NamedTuple):
     batch_outliers: Array  # float32[R]: rare outliers in the step
     any_outlier: Array  # bool[R]
     nonfinite: Array  # bool[R]
+    constant: Array  # bool[R]: the last `flatline_samples` samples before the step are one value
 
 
 class Rule(NamedTuple):
@@ -180,10 +181,12 @@ def _window_rules(e: Evidence, armed: Array, config: Config) -> tuple[Rule, Rule
 
     declared_negative = np.array([high is not None and high <= 0 for _, high in config.bounds])
     dead, still_dead = above(zeros, config.zero_threshold)
+    if config.window_size < config.flatline_samples:  # a rare reward leaves a small window all zeros now and then
+        dead = still_dead = jnp.zeros_like(dead)
     negative, still_negative = above(negatives, config.negative_threshold)
     stuck, still_stuck = above(at_high, config.saturation_threshold)
     return (
-        Rule(e.stats.constant | (armed & dead), e.stats.constant | still_dead),
+        Rule(e.constant | (armed & dead), e.constant | still_dead),
         Rule(negative & ~declared_negative, still_negative),
         Rule(stuck & e.varied, still_stuck),
     )
@@ -195,7 +198,7 @@ def _group_collapse(averages: Averages, warm: Array, config: Config) -> Rule:
     share = averages.zero_share
     groups = averages.samples / np.float32(config.group_size or 1) * _steps_in(config.ema_alpha_short)
     error = 3.0 * jnp.sqrt(limit * (1.0 - limit) / jnp.maximum(groups, 1.0))
-    enter = warm & (share > limit + jnp.minimum(error, 0.5 * (1.0 - limit)))
+    enter = warm & (share > limit + jnp.minimum(error, np.float32(0.9) * (1.0 - limit)))  # 1 must be told
     return Rule(enter & (config.detect != "literal"), share > 0.9 * limit)
 
 

@@ -4,13 +4,15 @@ Everything that fixes a shape or a constant of the compiled program is here, so 
 """
 
 import dataclasses
-import math
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward", "reward_fn", "rewards"})
 MAX_ATOMS = 16
+_LARGEST, _SMALLEST = (float(v) for v in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
 
 
 def invalid(argument: str, got: object, allowed: str, remedy: str) -> ValueError:
@@ -40,7 +42,8 @@ class Config:
       collapse_threshold: GROUP_COLLAPSE above this share of groups without variance.
       min_samples: window samples before a window rule may fire.
       warmup_steps: steps before an EMA rule may fire.
-      flatline_samples: this many equal samples in a row are a FLATLINE; 500 or the window, by default.
+      flatline_samples: this many equal samples in a row are a FLATLINE. The share of zeros counts only in a window of
+        at least as many.
       noise_threshold: guarded DROP and SPIKE also exceed this multiple of the averages' own noise.
       false_alarm_rate: guarded OUTLIER: chance per test of an event on data like that before.
       cooldown_steps: guarded: quiet steps that end an episode.
@@ -71,7 +74,7 @@ class Config:
     collapse_threshold: float = 0.8
     min_samples: int = 10
     warmup_steps: int = 20
-    flatline_samples: int | None = None
+    flatline_samples: int = 500
     noise_threshold: float = 5.0
     false_alarm_rate: float = 1e-3
     cooldown_steps: int = 10
@@ -107,7 +110,7 @@ class Config:
         return len(self.reward_names)
 
     def _check_sizes(self) -> None:
-        for field, low in (("window_size", 1), ("log_frequency", 1), ("min_samples", 1)):
+        for field, low in (("window_size", 1), ("log_frequency", 1), ("min_samples", 1), ("flatline_samples", 2)):
             _set(self, field, as_integer(field, getattr(self, field), low))
         for field in ("warmup_steps", "cooldown_steps"):
             _set(self, field, as_integer(field, getattr(self, field), 0))
@@ -118,12 +121,6 @@ class Config:
         if self.min_samples > self.window_size:
             remedy = "The window would never be warm: lower min_samples or raise window_size."
             raise invalid("min_samples", self.min_samples, f"at most window_size = {self.window_size}", remedy)
-        samples = min(500, self.window_size) if self.flatline_samples is None else self.flatline_samples
-        samples = as_integer("flatline_samples", samples, 1 if self.window_size == 1 else 2)
-        if samples > self.window_size:
-            remedy = "Only the window is kept: raise window_size."
-            raise invalid("flatline_samples", samples, f"at most window_size = {self.window_size}", remedy)
-        _set(self, "flatline_samples", samples)
 
     def _check_rates(self) -> None:
         for field in ("ema_alpha_short", "ema_alpha_long"):
@@ -131,7 +128,7 @@ class Config:
             if not 0 < rate <= 1:
                 raise invalid(field, rate, "a rate in (0, 1]", "0.1 averages over about 20 steps.")
             _set(self, field, rate)
-        if self.ema_alpha_long >= self.ema_alpha_short:
+        if np.float32(self.ema_alpha_long) >= np.float32(self.ema_alpha_short):
             allowed = f"below ema_alpha_short = {self.ema_alpha_short}"
             raise invalid(
                 "ema_alpha_long", self.ema_alpha_long, allowed, "The long average is the slow one: swap the two?"
@@ -159,7 +156,7 @@ class Config:
         }
         for field, (accepts, allowed) in limits.items():
             value = _real(field, getattr(self, field))
-            if not accepts(value):
+            if not accepts(float(np.float32(value))):
                 raise invalid(
                     field, value, allowed, f"The default is {type(self).__dataclass_fields__[field].default}."
                 )
@@ -177,17 +174,26 @@ def as_integer(argument: str, got: object, low: int) -> int:
     return int(got)
 
 
-def _real(argument: str, got: object) -> float:
-    if isinstance(got, bool) or not isinstance(got, numbers.Real) or not math.isfinite(got):
-        raise invalid(argument, got, "a finite number", "Give a Python float.")
+def _real(argument: str, got: Any) -> float:
+    """Return a Python float that the device, which computes in float32, neither loses nor overflows."""
+    is_number = isinstance(got, numbers.Real) and not isinstance(got, bool)
+    if not is_number or not -_LARGEST <= got <= _LARGEST:
+        raise invalid(argument, got, f"a finite number, at most {_LARGEST:.2g} (float32)", "Give a Python float.")
+    if 0 < abs(got) < _SMALLEST:
+        raise invalid(argument, got, f"0, or a number from {_SMALLEST:.2g} on (float32)", "Give 0 if that is meant.")
     return float(got)
+
+
+def _sequence(argument: str, got: object, allowed: str, remedy: str) -> tuple[Any, ...]:
+    """Return the items of an iterable that is no string; an array without axes is none."""
+    if not isinstance(got, str) and isinstance(got, Iterable) and getattr(got, "ndim", 1) != 0:
+        return tuple(got)
+    raise invalid(argument, got, allowed, remedy)
 
 
 def _names(got: object) -> tuple[str, ...]:
     remedy = "Give a tuple of names, one per reward function."
-    if isinstance(got, str) or not isinstance(got, Iterable):
-        raise invalid("reward_names", got, "a sequence of strings", remedy)
-    names = tuple(got)
+    names = _sequence("reward_names", got, "a sequence of strings", remedy)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise invalid("reward_names", names, "one or more non-empty strings", remedy)
     names = tuple(str.__str__(name) for name in names)  # of an enum, its value: names are hashed into the layout
@@ -209,9 +215,8 @@ def _per_reward(argument: str, got: object, names: tuple[str, ...], default: flo
     if isinstance(got, Mapping):
         _known(argument, got, names)
         got = tuple(got.get(name, default) for name in names)
-    if isinstance(got, str) or not isinstance(got, Iterable):
-        raise invalid(argument, got, "a sequence or a mapping by reward name", "Give one number per reward.")
-    values = tuple(_real(argument, value) for value in got)
+    items = _sequence(argument, got, "a sequence or a mapping by reward name", "Give one number per reward.")
+    values = tuple(_real(argument, item) for item in items)
     if len(values) != len(names):
         raise invalid(argument, values, f"{len(names)} numbers, one for each of {names}", "Or give a mapping by name.")
     return values
@@ -224,11 +229,10 @@ def _known(argument: str, got: Mapping[Any, Any], names: tuple[str, ...]) -> Non
 
 
 def _atoms(got: object) -> tuple[float, ...]:
-    if isinstance(got, str) or not isinstance(got, Iterable):
-        raise invalid("atoms", got, "a sequence of numbers", "For example atoms=(0, 0.5, 1).")
-    atoms = tuple(sorted(_real("atoms", value) for value in got))
-    if len(atoms) > MAX_ATOMS or len(set(atoms)) != len(atoms):
-        raise invalid("atoms", atoms, f"at most {MAX_ATOMS} distinct values", "Name the frequent ones only.")
+    items = _sequence("atoms", got, "a sequence of numbers", "For example atoms=(0, 0.5, 1).")
+    atoms = tuple(sorted(_real("atoms", item) for item in items))
+    if len(atoms) > MAX_ATOMS or len({np.float32(atom) for atom in atoms}) != len(atoms):
+        raise invalid("atoms", atoms, f"at most {MAX_ATOMS} distinct float32 values", "Name the frequent ones only.")
     return atoms
 
 
@@ -238,18 +242,19 @@ def _bounds(got: object, names: tuple[str, ...]) -> tuple[tuple[float | None, fl
     if isinstance(got, Mapping):
         _known("bounds", got, names)
         got = tuple(got.get(name, (None, None)) for name in names)
-    if isinstance(got, str) or not isinstance(got, Iterable):
-        raise invalid("bounds", got, "a mapping {name: (low, high)}", "For example bounds={'answer': (0, 1)}.")
-    pairs = tuple(_pair(pair) for pair in got)
+    items = _sequence("bounds", got, "a mapping {name: (low, high)}", "For example bounds={'answer': (0, 1)}.")
+    pairs = tuple(_pair(item) for item in items)
     if len(pairs) != len(names):
         raise invalid("bounds", pairs, f"{len(names)} pairs, one for each of {names}", "Or give a mapping by name.")
     return pairs
 
 
 def _pair(got: object) -> tuple[float | None, float | None]:
-    if isinstance(got, str) or not isinstance(got, Iterable) or len(pair := tuple(got)) != 2:
-        raise invalid("bounds", got, "pairs (low, high), each a number or None", "Use None where there is no bound.")
+    problem = ("bounds", got, "pairs (low, high), each a number or None", "Use None where there is no bound.")
+    pair = _sequence(*problem)
+    if len(pair) != 2:
+        raise invalid(*problem)
     low, high = (None if v is None else _real("bounds", v) for v in pair)
-    if low is not None and high is not None and low >= high:
+    if low is not None and high is not None and np.float32(low) >= np.float32(high):
         raise invalid("bounds", (low, high), "low < high", "Swap the two?")
     return low, high

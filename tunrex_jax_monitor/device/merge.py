@@ -20,6 +20,7 @@ from tunrex_jax_monitor.device.state import (
     Clock,
     Fields,
     MonitorState,
+    Recent,
     init_fields,
     pack,
     sketch_of,
@@ -71,9 +72,16 @@ def _merge_fields(config: Config, a: Fields, b: Fields) -> Fields:
         group_means=moments.merge(a.group_means, b.group_means, *(samples_so_far(config, f, "scored") for f in (a, b))),
         group_sums=groups.add_sums(a.group_sums, *b.group_sums),
         averages=ema.merge(a.averages, b.averages),
-        recent=jnp.where(samples_so_far(config, b)[RUN] > 0, b.recent, a.recent),
+        recent=_merge_recent(config, a, b),
         products=_merge_products(config, a, b),
     )
+
+
+def _merge_recent(config: Config, a: Fields, b: Fields) -> Array:
+    before, last, samples = Recent(*a.recent), Recent(*b.recent), samples_so_far(config, b)[RUN]
+    goes_on = (last.repeats == samples) & (last.value == before.value)  # all of b is one value, and a ended with it
+    last = last._replace(repeats=last.repeats + jnp.where(goes_on, before.repeats, 0.0))
+    return jnp.where((samples > 0)[None], jnp.stack(last), a.recent)
 
 
 def _merge_products(config: Config, a: Fields, b: Fields) -> CoMoments | None:

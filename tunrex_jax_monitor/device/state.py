@@ -63,6 +63,14 @@ class Clock(NamedTuple):
     events: Array  # steps that went into the event ring
 
 
+class Recent(NamedTuple):
+    """The last step with data; float32[rows]."""
+
+    mean: Array  # 0 before the first
+    value: Array  # its least sample
+    repeats: Array  # samples in a row that were all equal to `value`, by whole steps; 0 where that step had two values
+
+
 class Tally(NamedTuple):
     """What is counted exactly, in the order in which one array [K, ...] holds it."""
 
@@ -95,7 +103,7 @@ class Fields(NamedTuple):
     group_means: Moments  # float32[2, 2, rows]
     group_sums: GroupSums  # float32[5, 2, rows]
     averages: Ema  # float32[6, rows], as in `alerts.Averages`
-    recent: Array  # float32[rows]: mean of the last step with data; 0 before
+    recent: Array  # float32[3, rows], as in `Recent`
     products: CoMoments | None  # of the R rewards
 
 
@@ -186,7 +194,7 @@ def init_fields(config: Config) -> Fields:
         group_means=moments.init((HORIZONS, rows), orders=2),
         group_sums=groups.init_sums((HORIZONS, rows)),
         averages=ema.init((len(Averages._fields), rows)),
-        recent=jnp.zeros(rows, jnp.float32),
+        recent=jnp.zeros((len(Recent._fields), rows), jnp.float32),
         products=correlation.init(config.rewards) if config.correlations else None,
     )
 

@@ -41,7 +41,7 @@ class Summary(NamedTuple):
     averages: Leaf  # float32[2, R + 1]: short, long
     alert_counts: Leaf  # uint32[8, R + 1]
     open_alerts: Leaf  # uint32[R + 1]
-    window: Leaf  # float32[8, R], as the first of `window.WindowStats`
+    window: Leaf  # float32[8, R], as in `window.WindowStats`
     order: Leaf  # float32[12, R]: order statistics below and above each of QUANTILES; its ends once
     bin_exponent: Leaf  # int32[R]
     bin_first: Leaf  # int32[R]
@@ -82,7 +82,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
         averages=jnp.stack([averages.short, averages.long])[:, : r + 1],
         alert_counts=f.alerts[:, : r + 1],
         open_alerts=Memory(*f.memory).flags[: r + 1] & 0xFF,
-        window=jnp.stack(stats[:8]),
+        window=jnp.stack(stats),
         order=jnp.concatenate([lower[:1], *_zip_rows(lower[1:-1], upper[1:-1]), lower[-1:]]),
         bin_exponent=bins.exponent,
         bin_first=bins.first,

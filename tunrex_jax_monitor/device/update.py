@@ -21,6 +21,7 @@ from tunrex_jax_monitor.device.state import (
     Clock,
     Fields,
     MonitorState,
+    Recent,
     Tally,
     TraceRow,
     pack,
@@ -60,10 +61,9 @@ def window_stats(config: Config, state: MonitorState, fields: Fields, shift: Arr
     Deviations are taken about `shift`; by default about the mean of the last step with data, which costs no pass of
     its own and lies inside the data even after a jump.
     """
-    assert config.flatline_samples is not None  # the constructor has set it
     if shift is None:
-        shift = fields.recent[: config.rewards]
-    return window.stats(to_floats(state.window), shift, *bounds(config, fields), config.flatline_samples)
+        shift = Recent(*fields.recent).mean[: config.rewards]
+    return window.stats(to_floats(state.window), shift, *bounds(config, fields))
 
 
 def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
@@ -115,9 +115,18 @@ def _fold(config: Config, fields: Fields, step: Step, counters: Array, episodes:
         group_means=group_means,
         group_sums=groups.add_sums(fields.group_sums, _both(step.sums)),
         averages=averages,
-        recent=jnp.where(step.samples > 0, step.moments.mean, fields.recent),
+        recent=_advance_recent(fields.recent, step),
         products=products,
     )
+
+
+def _advance_recent(recent: Array, step: Step) -> Array:
+    low, minus_high = step.extremes
+    was = Recent(*recent)
+    before = jnp.where(was.value == low, was.repeats, 0.0)
+    repeats = jnp.where(low == -minus_high, before + step.samples, 0.0)
+    now = jnp.stack(Recent(step.moments.mean, low, repeats))
+    return jnp.where((step.samples > 0)[None], now, recent)
 
 
 def _count(step: Step, outliers: Array) -> Array:
@@ -166,6 +175,7 @@ def _judge(config: Config, fields: Fields, stats: WindowStats, counted: Tally, a
         batch_outliers=counted.outliers[:r].astype(jnp.float32),
         any_outlier=any_outlier,
         nonfinite=nonfinite[:r] > 0,
+        constant=Recent(*fields.recent).repeats[:r] >= np.float32(config.flatline_samples),
     )
     rule = alerts.evaluate(evidence, fields.averages, memory, config)
     zeros = stats.zeros / jnp.maximum(stats.samples, 1.0)

@@ -29,7 +29,6 @@ class WindowStats(NamedTuple):
     negatives: Array
     at_min: Array  # samples equal to the lower bound
     at_max: Array
-    constant: Array  # bool[R]: the last places are filled, with one value
 
 
 def init(rewards: int, size: int) -> Float[Array, "R W"]:
@@ -83,7 +82,7 @@ def _compact_by_sort(values: Array, keep: Array, *, size: int) -> Array:
 
 
 def stats(
-    window: Float[Array, "R W"], shift: Float[Array, " R"], low: Float[Array, " R"], high: Float[Array, " R"], tail: int
+    window: Float[Array, "R W"], shift: Float[Array, " R"], low: Float[Array, " R"], high: Float[Array, " R"]
 ) -> WindowStats:
     """Return statistics of the window in one pass.
 
@@ -93,18 +92,16 @@ def stats(
         (1 + z^2) 1e-7.
       low: the bound that `at_min` counts.
       high: the bound that `at_max` counts.
-      tail: how many places at the end `constant` looks at.
     """
     valid = ~jnp.isnan(window)
     d = jnp.where(valid, window - shift[:, None], 0.0)
-    in_tail, same = jnp.arange(window.shape[1])[None] >= window.shape[1] - tail, window == window[:, -1:]
-    where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None], in_tail & same)
+    where = (valid, window == 0, window < 0, window == low[:, None], window == high[:, None])
     *counts, s1, s2 = reduce_together(counts=where, sums=(d, d * d), axis=1)
-    count, zeros, negatives, at_min, at_max, repeated = (v.astype(jnp.float32) for v in counts)
+    count, zeros, negatives, at_min, at_max = (v.astype(jnp.float32) for v in counts)
     offset = s1 / jnp.maximum(count, 1.0)
     mean, mean_low = two_sum(shift, offset)
     m2 = jnp.maximum(s2 - s1 * offset, 0.0)
-    return WindowStats(count, mean, mean_low, m2, zeros, negatives, at_min, at_max, constant=repeated == tail)
+    return WindowStats(count, mean, mean_low, m2, zeros, negatives, at_min, at_max)
 
 
 def mean(window: Float[Array, "R W"]) -> Float[Array, " R"]:

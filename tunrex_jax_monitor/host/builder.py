@@ -9,14 +9,15 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsInt
 
 import numpy as np
 
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.device.summary import Summary
-from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host import reading, transfer
+from tunrex_jax_monitor.host.events import AlertHistory, count_back
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.worker import SinkWorker
@@ -32,6 +33,10 @@ _STALE = (
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
 )
 
+_SEEN = (
+    "Reporter.write_rows was given rows of updates that it has recorded already; they are counted as dropped. "
+    "A second run, another seed, or a run that went back to a checkpoint needs a Reporter of its own."
+)
 _UNUSED = (
     "Reporter.step was given a monitor state that no update has seen, so there is nothing to report. "
     "Go on with the state that update() returns: mon = acc.update(mon, rewards)."
@@ -43,7 +48,7 @@ class Emission(NamedTuple):
 
     words: Any  # uint32[n]: numpy, or a device array that may not be computed yet
     time: float  # seconds since the epoch
-    step: int | None = None  # the owner's; None takes that of the last update, counted from 0
+    steps: Sequence[SupportsInt] = ()  # the owner's since the last emission; () counts updates, from 0
     overhead_ms: float | None = None
     state: MonitorState | None = None  # to read the run sketch from
 
@@ -60,6 +65,7 @@ class Builder:
         self._acc = acc
         self._workers = workers
         self._sorter = _Sorter()
+        self._history = AlertHistory()
         self._last: Record | None = None
         self._last_update: int | None = None
         self._dropped = 0
@@ -137,12 +143,19 @@ class Builder:
             self._sorter.add(int(summary.updates), int(summary.interval), (emission, summary))
             self._release(_HELD)
 
+    def _sort_row(self, row: np.ndarray, time: float) -> None:
+        if int(row[1]) <= self._sorter.last:
+            self.lose()
+            self._tell(_SEEN)
+        else:
+            self._sort(Emission(row, time), 0)
+
     def _sort_rows(self, rows: np.ndarray, time: float) -> None:
         if rows.ndim != 2:
             remedy = "Of a vmapped scan, hand one seed's rows to one reporter."
             raise invalid("rows", f"{rows.dtype}{list(rows.shape)}", "uint32[n, words]", remedy)
         for row in rows:
-            self._attempt(partial(self._sort, Emission(row, time), 0))
+            self._attempt(partial(self._sort_row, row, time))
 
     def _release(self, held: int = 0) -> None:
         for emission, summary in self._sorter.take(held):
@@ -154,7 +167,8 @@ class Builder:
             worker.put(record)
 
     def _record(self, emission: Emission, summary: Summary) -> Record:
-        record = transfer.to_record(self._acc, summary, emission.step, emission.time, dropped=self.dropped)
+        steps = [int(step) for step in emission.steps] or count_back(summary, int(summary.updates) - 1)
+        record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=self.dropped)
         if emission.state is not None:
             transfer.with_run(self._acc, record, summary, emission.state)
         if emission.overhead_ms is not None:
@@ -175,7 +189,7 @@ class Builder:
         last, self._last_update = self._last_update or 0, int(summary.updates)
         if not int(summary.updates):
             self._tell(_UNUSED)
-        elif int(summary.interval) > int(summary.updates) - last:
+        elif int(summary.interval) > int(summary.updates) - last >= 0:  # below 0 the owner went back to a checkpoint
             self._tell(_STALE)
 
     def _tell(self, message: str) -> None:
@@ -187,16 +201,19 @@ class Builder:
 class _Sorter:
     """Puts emissions in the order of their updates, and drops those seen before (remat, vmap, one per device).
 
+    Attributes:
+      last: the update of the newest one taken.
+
     An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
     a checkpoint begins with one, and waits for `held` emissions once.
     """
 
     def __init__(self) -> None:
-        self._last = 0
+        self.last = 0
         self._waiting: dict[int, tuple[int, Any]] = {}
 
     def add(self, update: int, interval: int, item: Any) -> None:
-        if update > self._last:
+        if update > self.last:
             self._waiting.setdefault(update, (interval, item))
 
     def take(self, held: int) -> list[Any]:
@@ -205,10 +222,10 @@ class _Sorter:
         while self._waiting:
             update = min(self._waiting)
             interval, item = self._waiting[update]
-            if update - interval > self._last and len(self._waiting) <= held:
+            if update - interval > self.last and len(self._waiting) <= held:
                 break
             del self._waiting[update]
-            self._last = update
+            self.last = update
             taken.append(item)
         return taken
 

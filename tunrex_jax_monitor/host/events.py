@@ -1,7 +1,7 @@
 """What happened when: the steps of an interval one by one, and the alerts that began in them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,28 @@ from tunrex_jax_monitor.host.record import AlertEvent
 TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
 
 
-def series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
+class AlertHistory:
+    """The newest alerts of a run, over all its emissions: the event ring that one of them carries holds 8 steps."""
+
+    def __init__(self) -> None:
+        self._began: set[tuple[int, int, Alert]] = set()
+
+    def count(self, s: Summary, steps: int) -> int:
+        """Take in what a summary knows, and return how many alerts began in its last `steps` updates."""
+        last = int(s.updates)
+        self._began = {at for at in self._began.union(_began(s)) if last - steps < at[0] <= last}
+        return len(self._began)
+
+
+def count_back(s: Summary, step: int) -> range:
+    """Return the owner's steps of an interval, where only the last is known: one per update."""
+    return range(step + 1 - max(int(s.interval), 1), step + 1)
+
+
+def series(config: Config, s: Summary, steps: Sequence[int]) -> dict[str, list[Any]]:
     """Return the per-step values of the interval by name; None where a step had no data."""
-    rows = list(_trace(s))
-    offset = step - int(s.updates)
-    found: dict[str, list[Any]] = {"step": [update + offset for update, _ in rows]}
+    rows, step_of = list(_trace(s)), _step_of(s, steps)
+    found: dict[str, list[Any]] = {"step": [step_of(update) for update, _ in rows]}
     for i, name in enumerate((*config.reward_names, TOTAL)):
         for field in ("mean", "std", "min", "max", "ema_short", "ema_long"):
             found[f"{name}/{field}"] = [_or_none(getattr(row, field)[i]) for _, row in rows]
@@ -31,20 +48,21 @@ def series(config: Config, s: Summary, step: int) -> dict[str, list[Any]]:
     return found
 
 
-def alerts(config: Config, s: Summary, step: int) -> tuple[AlertEvent, ...]:
+def alerts(config: Config, s: Summary, steps: Sequence[int]) -> tuple[AlertEvent, ...]:
     """Return the alerts that began in this interval."""
-    names, rows, offset = (*config.reward_names, TOTAL), dict(_trace(s)), step - int(s.updates)
+    names, rows, step_of = (*config.reward_names, TOTAL), dict(_trace(s)), _step_of(s, steps)
     first = int(s.updates) - int(s.interval)
     return tuple(
-        _event(config, kind, names[row], update + offset, rows.get(update), row)
+        _event(config, kind, names[row], step_of(update), rows.get(update), row)
         for update, row, kind in _began(s)
         if update > first
     )
 
 
-def count_recent(s: Summary, steps: int) -> int:
-    """Count the alerts that began in the last `steps` steps, as far back as the event ring reaches."""
-    return sum(int(s.updates) - update < steps for update, _, _ in _began(s))
+def _step_of(s: Summary, steps: Sequence[int]) -> Callable[[int], int]:
+    """Return what gives the owner's step of an update; several updates of a step share it, in equal parts."""
+    last, interval = int(s.updates), max(int(s.interval), 1)
+    return lambda update: steps[-1 - (last - update) * len(steps) // interval]
 
 
 def _began(s: Summary) -> list[tuple[int, int, Alert]]:

@@ -1,4 +1,4 @@
-"""Every scalar log key is born in `scalars`.
+"""Every scalar log key that stands for a statistic is born in `scalars`.
 
 Numbers are put together in float64 from exact counters, unrounded pairs and order statistics. A key without data is
 absent, never 0.0 and never infinite.
@@ -12,13 +12,15 @@ import numpy as np
 from tunrex_jax_monitor.device.alerts import TYPES
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.summary import QUANTILES, Summary
-from tunrex_jax_monitor.host.events import TOTAL, count_recent
+from tunrex_jax_monitor.host.events import TOTAL
 
+_LEAST_STD = 1e-17  # the float32 square of a smaller deviation has lost digits, or all
+_LEAST_SHAPED = 1e-9  # the fourth power of a smaller spread underflows, and with it skew and kurtosis
 _PERCENTILES = {0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
 
 
-def scalars(config: Config, s: Summary, step: int) -> Iterator[tuple[str, float]]:
-    """Yield every scalar key with its value; NaN where there is no data."""
+def scalars(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
+    """Yield every scalar key that a summary says, with its value; NaN where there is no data."""
     for i, name in enumerate(config.reward_names):
         yield from ((f"{name}/{key}", value) for key, value in _reward(config, s, i))
     yield from _totals(s)
@@ -28,7 +30,6 @@ def scalars(config: Config, s: Summary, step: int) -> Iterator[tuple[str, float]
     yield from _lengths(config, s)
     yield from _correlations(config, s)
     yield from _alert_counts(config, s)
-    yield "monitoring/step", float(step)
 
 
 def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
@@ -79,12 +80,13 @@ def _run(s: Summary, i: int) -> Iterator[tuple[str, float]]:
     count = read_count(s.run_counts[:, 0, i])
     mean, m2, m3, m4 = (_pair(s.run_moments[[k, k + 4], i]) for k in range(4))
     std = _std(m2, count, s.run_moments[8:10, i])
+    shaped = std if std >= _LEAST_SHAPED else math.nan
     yield "mean", _ratio(count * mean, count)
     yield "std", std
     yield "min", float(s.run_moments[8, i])
     yield "max", float(s.run_moments[9, i])
-    yield "skew", _ratio(_ratio(m3, count), std**3)
-    yield "kurtosis", _ratio(_ratio(m4, count), std**4) - 3.0
+    yield "skew", _ratio(_ratio(m3, count), shaped**3)
+    yield "kurtosis", _ratio(_ratio(m4, count), shaped**4) - 3.0
     yield "count", float(count)
 
 
@@ -163,7 +165,6 @@ def _alert_counts(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
     total = float(s.alert_counts.sum())
     yield "alerts/total", total
     yield "monitoring/total_alerts", total
-    yield "monitoring/alert_count", float(count_recent(s, 100))
 
 
 def read_count(limbs: np.ndarray) -> int:
@@ -176,9 +177,11 @@ def _pair(words: np.ndarray) -> float:
 
 
 def _std(m2: float, count: int | float, ordered: np.ndarray) -> float:
-    """Return sqrt(m2 / count). Equal samples have none: what rounding left in `m2` would pass for a spread."""
+    """Return sqrt(m2 / count); 0 for equal samples, whatever rounding left in `m2`; NaN where `m2` has underflowed."""
     variance = _ratio(m2, max(count, 0))
-    return 0.0 if variance >= 0 and ordered[0] == ordered[-1] else math.sqrt(max(variance, 0.0))
+    if ordered[0] == ordered[-1]:
+        return 0.0 * variance
+    return math.sqrt(variance) if variance >= _LEAST_STD**2 else math.nan
 
 
 def _ratio(a: int | float, b: int | float) -> float:

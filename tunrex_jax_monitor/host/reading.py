@@ -1,41 +1,47 @@
 """From a Summary of numpy arrays to a Record."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from tunrex_jax_monitor.device import histogram
 from tunrex_jax_monitor.device.config import Config
-from tunrex_jax_monitor.device.state import EVENTS
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import events, keys
+from tunrex_jax_monitor.host.events import AlertHistory
 from tunrex_jax_monitor.host.record import Histogram, Record
 
+RECENT = 100  # steps that `monitoring/alert_count` looks back
 _RUN_COUNTS = ("valid", "nan", "posinf", "neginf", "masked")
 
 
-def build(config: Config, summary: Summary, step: int, time: float, *, dropped: int = 0) -> Record:
+def build(
+    config: Config, summary: Summary, steps: Sequence[int], time: float, history: AlertHistory, *, dropped: int = 0
+) -> Record:
     """Return the record of one emission.
 
     Args:
       config: what the summary was made with.
       summary: numpy arrays, as `unpack` returns them.
-      step: the owner's step at the emission.
+      steps: the owner's steps of the interval, at least the last.
       time: seconds since the epoch.
+      history: the alerts of the emissions before; it takes in those of this one.
       dropped: emissions that were lost so far.
     """
-    values = dict(keys.scalars(config, summary, step))
+    values = dict(keys.scalars(config, summary))
+    values["monitoring/step"] = float(steps[-1])
+    values["monitoring/alert_count"] = float(history.count(summary, RECENT))
     values["monitoring/dropped_records"] = float(dropped)
     return Record(
-        step=step,
+        step=steps[-1],
         update=int(summary.updates),
         time=time,
         names=config.reward_names,
         scalars={key: value for key, value in values.items() if math.isfinite(value)},
         histograms=dict(_histograms(config, summary)),
-        series=events.series(config, summary, step),
-        alerts=events.alerts(config, summary, step),
+        series=events.series(config, summary, steps),
+        alerts=events.alerts(config, summary, steps),
         counters=_counters(config, summary),
     )
 
@@ -59,5 +65,4 @@ def _counters(config: Config, s: Summary) -> dict[str, int]:
         for k, field in enumerate(_RUN_COUNTS)
     }
     counters["trace_dropped"] = max(0, int(s.interval) - len(s.trace))
-    counters["events_dropped"] = sum(max(0, int(seen) - EVENTS) for seen in s.events_seen)
     return counters

@@ -8,6 +8,7 @@ is left of that. Give it `log_frequency` steps and a persistent compilation cach
 """
 
 import atexit
+import copy
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ from types import TracebackType
 from typing import Any, SupportsInt
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
@@ -72,7 +74,8 @@ class Reporter:
         self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers)
         self._compiling: threading.Thread | None = None
-        self._steps, self._seconds = 0, 0.0  # since the last emission
+        self._steps: list[SupportsInt] = []  # the owner's, since the last emission
+        self._seconds = 0.0
         self._last_step: SupportsInt | None = None
         self._state: MonitorState | None = None
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
@@ -84,7 +87,7 @@ class Reporter:
         """Take note of a training step; every `log_frequency` calls, emit. Never waits for the device, never raises.
 
         Args:
-          step: the owner's step number, for the records.
+          step: the owner's step number, for the records; a number on the device is read later.
           state: the state after the step.
 
         Returns:
@@ -100,13 +103,14 @@ class Reporter:
         return state
 
     def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
-        is_due = self._steps + 1 >= self._acc.log_frequency
+        self._last_step = _snapshot(step)
+        self._steps.append(self._last_step)
+        is_due = len(self._steps) >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
-        self._steps += 1
         if is_due:
-            state = self._emit(step, state)
-        self._state, self._last_step = state, step
+            state = self._emit(state)
+        self._state = state
         self._seconds += time.perf_counter() - start
         return state
 
@@ -118,14 +122,14 @@ class Reporter:
         if wait:
             self._compiling.join()
 
-    def _emit(self, step: SupportsInt | None, state: MonitorState, *, with_run: bool = False) -> MonitorState:
+    def _emit(self, state: MonitorState, *, with_run: bool = False) -> MonitorState:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            overhead = 1e3 * self._seconds / self._steps if self._steps else None
-            number = None if step is None else int(step)  # numpy's integers are no JSON
-            self._builder.put(Emission(words, time.time(), number, overhead, state if with_run else None))
-        self._steps, self._seconds = 0, 0.0
+            overhead = 1e3 * self._seconds / len(self._steps) if self._steps else None
+            steps = self._steps or ([] if self._last_step is None else [self._last_step])
+            self._builder.put(Emission(words, time.time(), steps, overhead, state if with_run else None))
+        self._steps, self._seconds = [], 0.0
         return fresh
 
     @property
@@ -204,7 +208,7 @@ class Reporter:
             return state
         self._prepare(state, wait=True)
         self._is_pushed = False  # what was missing until now is there
-        return self._emit(self._last_step, state, with_run=True)
+        return self._emit(state, with_run=True)
 
     def _take_final(self, given: MonitorState | None) -> MonitorState | None:
         """Return the state to emit at the end, once: a close that was interrupted may be called again."""
@@ -249,10 +253,16 @@ class _OnRecord:
         self._function = function
 
     def write(self, record: Record) -> None:
-        self._function(record)
+        self._function(copy.deepcopy(record))  # what a user's function changes in it must not reach the sinks
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _snapshot(step: Any) -> SupportsInt:
+    """Return the number, which neither a donation nor an assignment changes; of one on the device, a copy."""
+    is_on_device = isinstance(step, jax.Array) or hasattr(step, "__jax_array__")
+    return jnp.copy(step) if is_on_device else int(step)
 
 
 def _check(acc: object, sinks: object, on_record: object) -> None:
@@ -260,6 +270,9 @@ def _check(acc: object, sinks: object, on_record: object) -> None:
         raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
     if not isinstance(sinks, Iterable):
         raise invalid("sinks", sinks, "a sequence of sinks", "Put a single one in a list.")
+    every = list(sinks)
+    if len(set(map(id, every))) < len(every):
+        raise invalid("sinks", every, "each sink once", "Two threads would write to it: take the second out.")
     if on_record is not None and not callable(on_record):
         raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
 

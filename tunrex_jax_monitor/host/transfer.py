@@ -13,6 +13,7 @@ from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import quantiles, reading
+from tunrex_jax_monitor.host.events import AlertHistory, count_back
 from tunrex_jax_monitor.host.quantiles import RunSketch
 from tunrex_jax_monitor.host.record import Record
 
@@ -52,20 +53,17 @@ def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | N
     """Read a state or a summary into a record; blocks. A state also gives what the run sketch knows."""
     if isinstance(source, MonitorState):
         summary = acc.unpack(np.asarray(_pack(acc, source)))
-        return with_run(acc, to_record(acc, summary, step, time.time()), summary, source)
+        return with_run(acc, _to_record(acc, summary, step), summary, source)
     if not isinstance(source, Summary):
         raise invalid(
             "state_or_summary", type(source).__name__, "a MonitorState or a Summary", "Pass what init() returned."
         )
-    return to_record(acc, Summary(*(np.asarray(v) for v in source)), step, time.time())
+    return _to_record(acc, Summary(*(np.asarray(v) for v in source)), step)
 
 
-def to_record(
-    acc: "RewardAccumulator", summary: Summary, step: int | None, emitted: float, *, dropped: int = 0
-) -> Record:
-    """Build the record of a summary; its step is that of the last update, counted from 0, unless given."""
-    step = int(summary.updates) - 1 if step is None else int(step)
-    return reading.build(acc, summary, step, emitted, dropped=dropped)
+def _to_record(acc: "RewardAccumulator", summary: Summary, step: int | None) -> Record:
+    steps = count_back(summary, int(summary.updates) - 1 if step is None else int(step))
+    return reading.build(acc, summary, steps, time.time(), AlertHistory())
 
 
 def with_run(acc: "RewardAccumulator", record: Record, summary: Summary, state: MonitorState) -> Record:

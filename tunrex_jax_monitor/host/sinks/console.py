@@ -109,11 +109,19 @@ def _reward_lines(name: str, scalars: Mapping[str, float]) -> Iterator[str]:
             f"  Distribution: {share('positive_fraction')} positive, {share('negative_fraction')} negative, "
             f"{share('zeros_fraction')} zero"
         )
-        yield f"  Samples: {_whole(scalars.get(f'{name}/count'))}"
+        yield f"  Samples: {_samples(name, scalars)}"
     else:
         yield "  Samples: n/a (no valid sample in the window)"
+    if f"{name}/advantage_share" in scalars:
+        yield f"  Advantages: {share('advantage_share')} of them come from this reward, since the last emission"
     if nonfinite := scalars.get(f"{name}/nonfinite_count"):
         yield f"  Left out: {_whole(nonfinite)} not finite (NaN or infinite)"
+
+
+def _samples(name: str, scalars: Mapping[str, float]) -> str:
+    """Return over how many samples the figures above go, and where known how many there were in all."""
+    window, run = (scalars.get(f"{name}/{key}") for key in ("count", "run/count"))
+    return _whole(window) if run is None else f"the last {_whole(window)} of {_whole(run)}"
 
 
 def _group_lines(scalars: Mapping[str, float]) -> Iterator[str]:
@@ -123,7 +131,10 @@ def _group_lines(scalars: Mapping[str, float]) -> Iterator[str]:
     zero_std = scalars.get("frac_reward_zero_std")
     if zero_std is None and not ks and solved == [None] * 3:
         return
-    yield from ("", "Prompt groups:", f"  Zero variance: {_percent(zero_std)}")
+    yield from ("", "Prompt groups, since the last emission:")
+    if "reward" in scalars:
+        yield f"  Weighted total: {_number(scalars['reward'])} +/- {_number(scalars.get('reward_std'))}"
+    yield f"  Zero variance: {_percent(zero_std)}"
     none, partial, every = _shares(solved)
     yield f"  Solved: none {none}, partial {partial}, all {every}"
     if ks:

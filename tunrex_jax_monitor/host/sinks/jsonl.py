@@ -28,7 +28,7 @@ class JsonlSink:
       overwrite: True removes the run that the directory holds when this one begins. Other files stay.
 
     Raises:
-      FileExistsError: the directory holds a run, and `overwrite` is False.
+      FileExistsError: the directory holds a run, and `overwrite` is False, or another sink is writing it.
       OSError: the directory cannot be made or written (the subclass says why).
     """
 
@@ -80,8 +80,27 @@ class JsonlSink:
             if self._overwrite:  # removed, not truncated: a process that still writes the old run keeps its own file
                 (self.run_dir / MANIFEST).unlink(missing_ok=True)
                 (self.run_dir / RECORDS).unlink(missing_ok=True)
-            self._file = open(self.run_dir / RECORDS, "ab", buffering=0)
+            self._file = self._lock(open(self.run_dir / RECORDS, "ab", buffering=0))
+            self._require_vacant()  # another writer may have come and gone between the first look and the lock
         return self._file
+
+    def _lock(self, file: FileIO) -> FileIO:
+        """Hold the file while it is open, against this process too; where there are no locks, go without."""
+        if os.name == "nt":
+            return file
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise FileExistsError(
+                f"run_dir: got '{self.run_dir}', which another reporter is writing, allowed a directory without one. "
+                "Choose another directory, or close that reporter first."
+            ) from error
+        except OSError:
+            pass
+        return file
 
     def _require_vacant(self) -> None:
         records = self.run_dir / RECORDS
