@@ -1,6 +1,8 @@
 """The README is run: programs print what stands below them, tables name what the code has."""
 
+import ast
 import contextlib
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -74,6 +76,20 @@ def _recorded_keys(run_dir: Path) -> set[str]:
 
 def test_the_key_table_lists_exactly_the_keys_of_a_run(tmp_path: Path) -> None:
     assert _documented_keys() == _recorded_keys(tmp_path / "run")
+
+
+def test_the_configuration_table_lists_every_argument_with_its_default() -> None:
+    table = README.split("## Configuration")[1].split("## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n") if line.startswith("| `")]
+    fields = {field.name: field.default for field in dataclasses.fields(trm.RewardAccumulator)}
+    documented = {}
+    for names, default, _ in rows:
+        keys = re.findall(r"`(\w+)`", names)
+        documented |= dict(zip(keys, re.split(r", (?!\))", default), strict=True))
+    assert documented.keys() == fields.keys()
+    for name, default in documented.items():
+        if default and not default.endswith(" each"):
+            assert ast.literal_eval(default) == fields[name], name
 
 
 def test_the_alert_table_lists_exactly_the_alert_types() -> None:
