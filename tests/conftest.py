@@ -4,8 +4,21 @@ Eight devices cost nothing measurable over one (start, compile time, dispatch an
 process test what eight chips do.
 """
 
+import importlib.util
+import os
+
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)  # must come before the first use of a device
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a package that is missing; fail it where the caller says that it must be there."""
+    for package in ("tunix", "wandb"):
+        if item.get_closest_marker(package) and importlib.util.find_spec(package) is None:
+            if package in os.environ.get("REQUIRED_PACKAGES", "").split():
+                pytest.fail(f"{package} is not installed, and REQUIRED_PACKAGES names it")
+            pytest.skip(f"{package} is not installed")

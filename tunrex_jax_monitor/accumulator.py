@@ -8,7 +8,7 @@ acc.record(state).scalars["answer/mean"]                # anywhere outside it
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -179,14 +179,15 @@ class RewardAccumulator(Config):
 
         return chunk
 
-    def record(self, state_or_summary: MonitorState | Summary, step: int | None = None) -> "Record":
+    def record(self, state_or_summary: MonitorState | Summary, step: int | Sequence[int] | None = None) -> "Record":
         """Read a state, or a summary, into a `Record`; blocks until it is computed.
 
         A state also gives the run quantiles and histograms, which a summary does not carry.
 
         Args:
           state_or_summary: a `MonitorState`, or what `summarize` or `unpack` returned.
-          step: the owner's step; that of the last update, counted from 0, by default.
+          step: the owner's step, or the newest ones in order, of which the interval takes what it needs; by default
+            updates are counted, from 0.
         """
         from tunrex_jax_monitor.host.transfer import read
 

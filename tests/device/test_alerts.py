@@ -140,6 +140,14 @@ def test_a_declared_penalty_is_never_negative() -> None:
     assert loud[..., _index(Alert.NEGATIVE)].sum() == 1
 
 
+def test_detection_that_is_off_tells_nothing() -> None:
+    x = np.random.default_rng(14).normal(size=(1, 120, 16)).astype(np.float32)
+    x[0, 60:] = np.nan
+    began, active = bench.watch(trm.RewardAccumulator(("r",), detect="off"), x)
+    assert not began.any()
+    assert not active.any()
+
+
 def test_an_episode_is_counted_once_and_again_after_it_has_ended() -> None:
     x = np.random.default_rng(10).normal(2, 1, (1, 120, 16)).astype(np.float32)
     x[0, 20:30, 0] = np.nan  # one episode

@@ -138,7 +138,7 @@ def test_without_a_run_one_warning_and_training_goes_on(init, caplog):
         for step in range(3):
             sink.write(make_record(step))
         sink.close()
-    assert caplog.text.count("Call wandb.init() first, or pass WandbSink(own_run=True)") == 1
+    assert caplog.text.count("there is no active run, so nothing goes there. Call wandb.init() first") == 1
 
 
 def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, caplog):
@@ -148,7 +148,8 @@ def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, cap
         reporter.flush()
         wandb.finish()
         run_loop(reporter, 8, mon=mon, first=8)
-    assert caplog.text.count("there is no active run") == 1
+    assert caplog.text.count("the run was finished before the monitor, after 2 records") == 1
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, cap
         ({"run": object(), "own_run": True}, "own_run: got True, allowed: False when a run is given"),
         ({"project": "p"}, "init: got .'project'., allowed: arguments of wandb.init with own_run=True"),
         ({"histogram_frequency": 0}, "histogram_frequency: got 0"),
+        ({"histogram_bins": 0}, "histogram_bins: got 0"),
     ],
 )
 def test_arguments_that_contradict_are_refused(arguments, message):

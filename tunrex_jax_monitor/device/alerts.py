@@ -210,6 +210,9 @@ def _steps_in(alpha: float) -> np.float32:
 def evaluate(e: Evidence, averages: Ema, memory: Memory, config: Config) -> Rule:
     """Return the eight conditions, bool[8, rows]; of the two extra rows only the total has a rule of its own."""
     rewards, rows = config.rewards, memory.flags.shape[0]
+    if config.detect == "off":
+        never = jnp.zeros((len(TYPES), rows), bool)
+        return Rule(never, never)
     values, warm = ema.value(averages), averages.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
     of_rewards, warm_mean = Averages(*values[:, :rewards]), Averages(*warm[:, :rewards]).short
     armed = (memory.flags[:rewards] >> ARMED) & 1 == 1

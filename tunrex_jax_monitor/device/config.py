@@ -32,7 +32,7 @@ class Config:
       ema_alpha_short: rate of the short average, per step, in (0, 1].
       ema_alpha_long: rate of the long average, below the short one.
       log_frequency: steps between two emissions, and the length of the per-step trace.
-      detect: "guarded" rules, or the "literal" table of the original document.
+      detect: "guarded" rules, the "literal" table of the original document, or "off".
       std_threshold: OUTLIER beyond this many standard deviations of the window.
       drop_threshold: DROP when the short average is below this share of the long one.
       spike_threshold: SPIKE when the short average is above this multiple of the long one.
@@ -64,7 +64,7 @@ class Config:
     ema_alpha_short: float = 0.1
     ema_alpha_long: float = 0.01
     log_frequency: int = 10
-    detect: Literal["guarded", "literal"] = "guarded"
+    detect: Literal["guarded", "literal", "off"] = "guarded"
     std_threshold: float = 3.0
     drop_threshold: float = 0.5
     spike_threshold: float = 2.0
@@ -139,8 +139,8 @@ class Config:
         _set(self, "false_alarm_rate", rate)
 
     def _check_thresholds(self) -> None:
-        if self.detect not in ("guarded", "literal"):
-            raise invalid("detect", self.detect, "'guarded' or 'literal'", "'guarded' is the default.")
+        if self.detect not in ("guarded", "literal", "off"):
+            raise invalid("detect", self.detect, "'guarded', 'literal' or 'off'", "'guarded' is the default.")
         inside = "strictly between 0 and 1"
         limits: dict[str, tuple[Callable[[float], bool], str]] = {
             "std_threshold": (lambda v: v > 0, "above 0"),

@@ -5,9 +5,10 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 """
 
 import logging
+import math
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsInt
 
@@ -59,11 +60,18 @@ class Builder:
     Args:
       acc: the accumulator that packed the words.
       workers: who gets the records.
+      extra_scalars: called for each record, on this thread; returns scalars to add.
     """
 
-    def __init__(self, acc: "RewardAccumulator", workers: Sequence[SinkWorker]) -> None:
+    def __init__(
+        self,
+        acc: "RewardAccumulator",
+        workers: Sequence[SinkWorker],
+        extra_scalars: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
         self._acc = acc
         self._workers = workers
+        self._extra_scalars = extra_scalars
         self._sorter = _Sorter()
         self._history = AlertHistory()
         self._last: Record | None = None
@@ -175,8 +183,20 @@ class Builder:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
         if not summary.interval:
             self._keep_interval(record)
+        self._add_extra(record)
         self._last = record
         return record
+
+    def _add_extra(self, record: Record) -> None:
+        """Add the owner's scalars, those that are numbers; the record's own keys stay."""
+        given = self._extra_scalars
+        if given is None:
+            return
+        extra, error = attempt(lambda: {str(k): float(v) for k, v in given().items() if math.isfinite(v)})
+        if extra is None:
+            self._tell(f"extra_scalars failed, and records go without them: {type(error).__name__}: {error}")
+        else:
+            record.scalars.update(extra | record.scalars)
 
     def _keep_interval(self, record: Record) -> None:
         """Let a record made right behind another, to read out the run, say of the interval what that one said."""

@@ -13,14 +13,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, SupportsInt
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
@@ -55,6 +54,7 @@ class Reporter:
       sinks: where records go, each on a thread of its own.
       run_dir: shortcut for one more `JsonlSink(run_dir)`.
       on_record: your function of each `Record`; it runs off the training thread, and is switched off if it raises.
+      extra_scalars: your function that returns more scalars for a record; it runs off the training thread as well.
 
     Raises:
       ValueError: an argument is wrong.
@@ -67,12 +67,13 @@ class Reporter:
         sinks: Iterable[Sink] = (),
         run_dir: str | Path | None = None,
         on_record: Callable[[Record], object] | None = None,
+        extra_scalars: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         _check(acc, sinks, on_record)
         self._acc = acc
         self._reads = jax.process_index() == 0
         self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
-        self._builder = Builder(acc, self._workers)
+        self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: threading.Thread | None = None
         self._steps: list[SupportsInt] = []  # the owner's, since the last emission
         self._seconds = 0.0
@@ -103,7 +104,7 @@ class Reporter:
         return state
 
     def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
-        self._last_step = _snapshot(step)
+        self._last_step = transfer.hold(step)
         self._steps.append(self._last_step)
         is_due = len(self._steps) >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
@@ -257,12 +258,6 @@ class _OnRecord:
 
     def close(self) -> None:
         """There is nothing to close."""
-
-
-def _snapshot(step: Any) -> SupportsInt:
-    """Return the number, which neither a donation nor an assignment changes; of one on the device, a copy."""
-    is_on_device = isinstance(step, jax.Array) or hasattr(step, "__jax_array__")
-    return jnp.copy(step) if is_on_device else int(step)
 
 
 def _check(acc: object, sinks: object, on_record: object) -> None:

@@ -2,10 +2,11 @@
 
 import functools
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt
 
@@ -31,6 +32,12 @@ def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n
     return words, state._replace(fields=fields)
 
 
+def hold(number: Any) -> SupportsInt:
+    """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
+    is_on_device = isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
+    return jnp.copy(number) if is_on_device else int(number)
+
+
 def prepare_emit(acc: "RewardAccumulator", state: MonitorState) -> Callable[[], object]:
     """Trace `emit`, and return what compiles it: call that on any thread, and the next `emit` finds it compiled.
 
@@ -49,7 +56,7 @@ def _pack(acc: "RewardAccumulator", state: MonitorState) -> UInt[Array, " n"]:
     return acc.pack(state)
 
 
-def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | None = None) -> Record:
+def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | Sequence[int] | None = None) -> Record:
     """Read a state or a summary into a record; blocks. A state also gives what the run sketch knows."""
     if isinstance(source, MonitorState):
         summary = acc.unpack(np.asarray(_pack(acc, source)))
@@ -61,8 +68,11 @@ def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | N
     return _to_record(acc, Summary(*(np.asarray(v) for v in source)), step)
 
 
-def _to_record(acc: "RewardAccumulator", summary: Summary, step: int | None) -> Record:
-    steps = count_back(summary, int(summary.updates) - 1 if step is None else int(step))
+def _to_record(acc: "RewardAccumulator", summary: Summary, step: int | Sequence[int] | None) -> Record:
+    if isinstance(step, Sequence):
+        steps: Sequence[int] = step[-max(int(summary.interval), 1) :]
+    else:
+        steps = count_back(summary, int(summary.updates) - 1 if step is None else int(step))
     return reading.build(acc, summary, steps, time.time(), AlertHistory())
 
 

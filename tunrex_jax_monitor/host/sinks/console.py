@@ -30,7 +30,7 @@ class ConsoleSink:
         self, *, logger: logging.Logger | None = None, quiet: bool = False, summary_every: int | None = None
     ) -> None:
         _require_interval(summary_every)
-        self._logger = _default_logger() if logger is None else logger
+        self._logger = default_logger() if logger is None else logger
         self._quiet = quiet
         self._summary_every = summary_every
         self._written = 0
@@ -57,13 +57,20 @@ class ConsoleSink:
             self._say(logging.INFO, "\n" + format_summary(record, recent=self._recent))
 
     def _say(self, level: int, text: str) -> None:
-        if self._quiet or not self._logger.isEnabledFor(level):
-            return
-        if self._logger.hasHandlers():
-            self._logger.log(level, "%s", text)
-        else:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+        if not self._quiet:
+            say(text, level, self._logger)
+
+
+def say(text: str, level: int = logging.INFO, logger: logging.Logger | None = None) -> None:
+    """Log a text, through the package's logger by default; print it where nobody listens."""
+    logger = default_logger() if logger is None else logger
+    if not logger.isEnabledFor(level):
+        return
+    if logger.hasHandlers():
+        logger.log(level, "%s", text)
+    else:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def format_summary(record: Record, *, recent: Iterable[AlertEvent] | None = None) -> str:
@@ -182,7 +189,8 @@ def _percent(share: float | None) -> str:
     return "n/a" if share is None else f"{share:.1%}"
 
 
-def _default_logger() -> logging.Logger:
+def default_logger() -> logging.Logger:
+    """Return the package's logger, at INFO unless somebody has set its level."""
     logger = logging.getLogger("tunrex_jax_monitor")
     if logger.level == logging.NOTSET:  # the root logger's WARNING would hide what was asked for
         logger.setLevel(logging.INFO)

@@ -7,12 +7,12 @@ itself is waited for once, in `close`. Reports and the command line read nothing
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from tunrex_jax_monitor.host.files import require_writable
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, write_manifest
 
@@ -39,7 +39,7 @@ class JsonlSink:
         self._overwrite = overwrite
         self._file: FileIO | None = None
         self._closed = False
-        _require_writable(self.run_dir)
+        require_writable(self.run_dir)
         self._require_vacant()
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
@@ -121,16 +121,3 @@ def _local_path(run_dir: str | os.PathLike[str]) -> Path:
             "Pass for example 'runs/first'; mount a bucket, or copy the directory there afterwards."
         )
     return Path(text).expanduser()
-
-
-def _require_writable(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"run_dir: got '{directory}', which cannot be written ({error.strerror}), allowed a directory that can be "
-            "made and written. Choose another directory, or mend its permissions",
-        ) from error

@@ -8,18 +8,23 @@ where several records meet in one row, the newest values stay. The x axis of eve
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer, invalid
-from tunrex_jax_monitor.host.record import AlertEvent, Record
+from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _STEP = "monitoring/step"
 _HELD = 10_000  # rows that wait for somebody to log first; each is some kB
 _QUIET_SECONDS = 300.0  # between two alerts of one type and reward
+_NO_RUN = (
+    "W&B: there is no active run, so nothing goes there. Call wandb.init() first, or let the monitor open a run of its "
+    "own (WandbSink(own_run=True))."
+)
+_FINISHED = "W&B: the run was finished before the monitor, after %d records; later ones are not in it."
 _COLUMNS = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 
 
@@ -32,14 +37,27 @@ class WandbSink:
       run: the run to log to; `wandb.run`, looked up at each record, by default.
       own_run: True opens a run when the reporter starts, and finishes it at the end; no row is ever merged there.
       histogram_frequency: records from one histogram to the next; W&B shows at most 10,000 of a key.
-      init: what `wandb.init` takes, with `own_run`: project, name, tags, config, mode, dir ...
+      histogram_bins: neighbouring bins are joined until there are at most so many; None logs no histogram.
+      tags: added to those of the run.
+      config: added to that of the run.
+      init: what `wandb.init` takes, with `own_run`: project, name, mode, dir ...
 
     Raises:
       ValueError: the arguments contradict each other.
       ImportError: wandb is not installed.
     """
 
-    def __init__(self, run: Any = None, *, own_run: bool = False, histogram_frequency: int = 10, **init: Any) -> None:
+    def __init__(
+        self,
+        run: Any = None,
+        *,
+        own_run: bool = False,
+        histogram_frequency: int = 10,
+        histogram_bins: int | None = 64,
+        tags: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        **init: Any,
+    ) -> None:
         if own_run and run is not None:
             raise invalid("own_run", own_run, "False when a run is given", "Leave out one of the two.")
         if init and not own_run:
@@ -49,37 +67,55 @@ class WandbSink:
         self._wandb = wandb
         self._run, self._own, self._init = run, own_run, init
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
-        self._config: Mapping[str, Any] = {}
+        self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1)
+        self._tags, self._config = tuple(tags), dict(config or {})
         self._defined: set[str] = set()
-        self._alerted: dict[tuple[str, str], float] = {}
+        self._alerted: dict[str, float] = {}
         self._alerts: list[AlertEvent] = []
         self._last: Record | None = None
         self._records = self._overwritten = 0
         self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)  # None once somebody else has logged
         self._step: int | None = None  # of the run, at our last row
+        self._seen: Any = None  # the run that took our last row
         self._told = self._closed = False
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
         """Open the run, if it is to be our own, and give it the monitor's configuration."""
-        self._config = {"tunrex_jax_monitor": manifest.get("config", {})}
+        self._config = {"tunrex_jax_monitor": manifest.get("config", {}), **self._config}
         if self._own:
-            config = {**self._config, **(self._init.pop("config", None) or {})}
-            self._run = self._wandb.init(reinit="create_new", config=config, **self._init)
+            given = {"config": self._config, "tags": self._tags or None, **self._init}
+            self._run = self._wandb.init(reinit="create_new", **given)
 
     def write(self, record: Record) -> None:
         """Log one record; without a run, say so once and go on."""
         run = self._find()
         if run is None:
             return
-        row = self._row(record)
-        self._define(run, row)
-        if self._own:
-            run.log(row)
-        else:
-            self._join(run, row)
-        self._alert(run, record)
+        self._log(run, self._row(record), record.step)
+        self._alert(record)
         self._last = record
         self._records += 1
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """Log a row of your own by the same rules, at your step; it must not hold keys of the records."""
+        run = self._find()
+        if run is not None:
+            self._log(run, dict(values), step)
+
+    def log_alert(self, title: str, text: str) -> None:
+        """Send an alert, unless one of this title went out within five minutes."""
+        run, now = self._find(), time.monotonic()
+        if run is not None and now - self._alerted.get(title, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._alerted[title] = now
+            run.alert(title=title, text=text, level="WARN")
+
+    def histogram(self, histogram: Histogram) -> Any:
+        """Return it as W&B takes it, for `log`."""
+        return self._wandb.Histogram(np_histogram=coarsen(histogram, self._bins or len(histogram.counts)))
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+        """Return a table, for `log`."""
+        return self._wandb.Table(columns=list(columns), data=rows)
 
     def close(self) -> None:
         """Log what is held, the table of alerts and the run summary; finish the run if it is our own."""
@@ -91,7 +127,7 @@ class WandbSink:
                 run.log(row)
         if self._alerts:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
-            run.log({"alerts/table": self._wandb.Table(columns=list(_COLUMNS), data=rows)}, commit=self._own)
+            run.log({"alerts/table": self.table(_COLUMNS, rows)}, commit=self._own)
         if self._last is not None:
             run.summary.update(self._last.scalars)
         if self._overwritten:
@@ -104,23 +140,35 @@ class WandbSink:
 
     def _find(self) -> Any:
         run = self._wandb.run if self._run is None else self._run
+        if run is not None and getattr(run, "_is_finished", False):
+            run = None
         if run is None and not self._told:
             self._told = True
-            _logger.warning("W&B: there is no active run. Call wandb.init() first, or pass WandbSink(own_run=True).")
+            _logger.warning(_NO_RUN if self._seen is None else _FINISHED % self._records)
+        self._seen = run or self._seen
         return run
 
+    def _log(self, run: Any, row: dict[str, Any], step: int) -> None:
+        row[_STEP] = step
+        self._define(run, row)
+        if self._own:
+            run.log(row)
+        else:
+            self._join(run, row)
+
     def _row(self, record: Record) -> dict[str, Any]:
-        row: dict[str, Any] = {**record.scalars, _STEP: record.step}
-        if self._records % self._every == 0 or any("/run/" in key for key in record.histograms):
+        row: dict[str, Any] = dict(record.scalars)
+        is_due = self._records % self._every == 0 or any("/run/" in key for key in record.histograms)
+        if is_due and self._bins is not None:
             for key, histogram in record.histograms.items():
-                counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
-                row[key] = self._wandb.Histogram(np_histogram=(counts, edges))
+                row[key] = self.histogram(histogram)
         return row
 
     def _define(self, run: Any, row: Mapping[str, Any]) -> None:
         """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
         if not self._defined and not self._own:
             run.config.update(self._config, allow_val_change=True)
+            run.tags = (*(run.tags or ()), *self._tags)
         for key in row.keys() - self._defined:
             run.define_metric(key, step_metric=None if key == _STEP else _STEP)
             self._defined.add(key)
@@ -140,12 +188,14 @@ class WandbSink:
             run.summary.update({key: value for key, value in row.items() if isinstance(value, float | int)})
         self._step = run.step
 
-    def _alert(self, run: Any, record: Record) -> None:
-        now = time.monotonic()
+    def _alert(self, record: Record) -> None:
         for event in record.alerts:
             self._alerts.append(event)
-            at = (event.type, event.reward)
-            if now - self._alerted.get(at, -_QUIET_SECONDS) >= _QUIET_SECONDS:
-                self._alerted[at] = now
-                text = f"{event.message}\n\n{event.remedy}\n\nstep {event.step}"
-                run.alert(title=f"{event.type}: {event.reward}", text=text, level="WARN")
+            self.log_alert(f"{event.type}: {event.reward}", f"{event.message}\n\n{event.remedy}\n\nstep {event.step}")
+
+
+def coarsen(histogram: Histogram, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return counts and edges, with neighbours joined until there are at most so many bins."""
+    counts, edges = np.asarray(histogram.counts), np.asarray(histogram.edges)
+    starts = np.arange(0, len(counts), -(-len(counts) // bins))
+    return np.add.reduceat(counts, starts), np.append(edges[starts], edges[-1])

@@ -1,0 +1,169 @@
+"""Wrapped reward functions: what the trainer sees stays as it was, and what we count is right."""
+
+import functools
+import gc
+import inspect
+import threading
+import weakref
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.device.support import without_runtime_types
+from tunrex_jax_monitor import RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor.host import names
+from tunrex_jax_monitor.host.functions import to_samples
+
+
+def match(prompts, completions, answer=None, *, num_generations: int = 4, **kwargs):
+    """Says what it does."""
+    return [1.0] * len(completions)
+
+
+class Judge:
+    name = "mine"
+    call_count = 77
+
+    def __call__(self, prompts, completions, **kwargs):
+        return np.zeros(len(completions))
+
+
+def test_a_wrapper_looks_like_its_function():
+    wrapper = RewardFunctionWrapper(match)
+    assert inspect.signature(wrapper) == inspect.signature(match)
+    assert (wrapper.__name__, wrapper.__doc__, wrapper.__wrapped__) == ("match", match.__doc__, match)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (functools.partial(match, answer=3), "match"),
+        (functools.partial(functools.partial(match), answer=3), "match"),
+        (Judge(), "Judge"),
+        (lambda prompts: 0, "lambda"),
+    ],
+)
+def test_partials_and_objects_get_a_name(function, name):
+    wrapper = RewardFunctionWrapper(function)
+    assert wrapper.__name__ == name
+    assert inspect.signature(wrapper) == inspect.signature(function)
+
+
+def test_attributes_of_the_function_do_not_overwrite_the_counters():
+    wrapper = RewardFunctionWrapper(Judge())
+    wrapper([], ["a"])
+    assert (wrapper.call_count, wrapper.name) == (1, "Judge")
+
+
+@pytest.mark.parametrize("value", [[1.0, None], np.arange(3), jnp.arange(3), 0.5, None, {"a": 1}, "text"])
+def test_results_come_back_untouched(value):
+    assert RewardFunctionWrapper(lambda: value)() is value
+
+
+def test_errors_are_counted_told_once_and_raised(caplog):
+    def broken(completions):
+        raise KeyError("answer")
+
+    wrapper = RewardFunctionWrapper(broken)
+    for _ in range(3):
+        with pytest.raises(KeyError, match="answer"):
+            wrapper(["x"])
+    stats = wrapper.get_stats()
+    assert (stats["calls"], stats["errors"], stats["error_rate"]) == (3, 3, 1.0)
+    assert stats["recent_errors"] == ["KeyError: 'answer'"] * 3
+    assert caplog.text.count("Reward function broken raised") == 1
+
+
+def test_a_listener_that_raises_costs_the_caller_nothing(caplog):
+    def listener(call):
+        raise RuntimeError("no")
+
+    wrapper = RewardFunctionWrapper(match, listener=listener)
+    assert [wrapper([], ["a"]) for _ in range(3)] == [[1.0]] * 3
+    assert caplog.text.count("could not be recorded") == 1
+
+
+def test_no_argument_and_no_result_is_retained():
+    class Payload(list):
+        pass
+
+    argument = Payload(["text"])
+    wrapper = RewardFunctionWrapper(lambda completions: Payload([1.0]))
+    alive = [weakref.ref(wrapper(argument)), weakref.ref(argument)]
+    del argument
+    gc.collect()
+    assert [ref() for ref in alive] == [None, None]
+
+
+def test_counts_are_exact_under_threads():
+    wrapper = RewardFunctionWrapper(match)
+    threads = [threading.Thread(target=lambda: [wrapper([], ["a"]) for _ in range(500)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrapper.call_count == 4000
+
+
+def test_recent_values_are_the_newest_samples():
+    wrapper = RewardFunctionWrapper(lambda n: list(range(n)))
+    wrapper(250)
+    assert wrapper.recent_values == list(range(150, 250))
+    assert wrapper.get_stats()["recent_values"] == list(range(240, 250))
+    wrapper.reset()
+    assert (wrapper.call_count, wrapper.recent_values) == (0, [])
+
+
+def test_the_set_keeps_order_and_logs_the_documents_keys():
+    monitor = RewardFunctionMonitor()
+    wrapped = monitor.wrap_all([match, Judge()])
+    wrapped[0]([], ["a"])
+    assert list(monitor.wrapped_functions) == ["match", "Judge"]
+    metrics = monitor.get_metrics_dict()
+    keys = ("calls", "errors", "error_rate", "avg_time_ms", "max_time_ms")
+    assert set(metrics) == {f"reward_fn/{name}/{key}" for name in ("match", "Judge") for key in keys}
+    assert metrics["reward_fn/match/calls"] == 1.0
+    assert 0 < metrics["reward_fn/match/avg_time_ms"] <= metrics["reward_fn/match/max_time_ms"]
+    assert "match:\n  Calls: 1\n  Errors: 0 (0.0%)" in monitor.format_summary()
+    monitor.reset_all()
+    assert monitor.get_metrics_dict()["reward_fn/match/calls"] == 0.0
+
+
+def test_names_are_made_distinct_with_one_warning(caplog):
+    found = names.assign([match, match, Judge(), len], ["a/b", "a b", "sum", "reward"])
+    assert found == ["a_b", "a_b_2", "sum_reward", "reward_reward"]
+    assert len(caplog.messages) == 1
+    assert "'a b' is logged as 'a_b_2'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("functions", "given", "message"),
+    [
+        ([], None, r"reward_functions: got \[\], allowed: a list of one or more callables\. Pass"),
+        (match, None, "reward_functions: got <function"),
+        ([match, 3], None, "reward_functions: got"),
+        ([match], ["a", "b"], "reward_names: got .*, allowed: 1 names, one per function"),
+        ([match], "a", "reward_names: got 'a'"),
+    ],
+)
+def test_what_are_no_reward_functions_is_refused(functions, given, message):
+    with without_runtime_types(), pytest.raises(ValueError, match=message):
+        names.assign(functions, given)
+
+
+@pytest.mark.parametrize(
+    ("result", "samples"),
+    [
+        ([1, None, 2.5], [1.0, np.nan, 2.5]),
+        (np.ones((2, 2), bool), [1.0] * 4),
+        (jnp.bfloat16(0.5), [0.5]),
+        (None, [np.nan]),
+        ([1e300], [np.inf]),
+        ([], []),
+    ],
+)
+def test_any_result_becomes_float32_samples(result, samples):
+    found = to_samples(result)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, samples)

@@ -1,0 +1,360 @@
+"""The original document's surface, judged by numpy on what the reward functions really returned."""
+
+import json
+import logging
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import tunrex_jax_monitor as trm
+from tests.device.support import without_runtime_types
+
+FILES = {
+    "final_dashboard.png",
+    "final_summary.html",
+    "reward_history.png",
+    "reward_distributions.png",
+    "reward_statistics.png",
+    "monitoring_data.json",
+}
+KINDS = ("listed", "of_numpy", "of_jax", "scalar", "with_none")
+
+
+class Rewards:
+    """Five reward functions, one per kind of result, and what they returned, recorded beneath the wrapper."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+        self.returned = {mode: {kind: [] for kind in KINDS} for mode in ("train", "eval")}
+        self.functions = [self._named(kind) for kind in KINDS]
+
+    def _named(self, kind):
+        def function(prompts, completions, mode="train", **kwargs):
+            values = np.round(self.rng.normal(size=len(completions)), 2).astype(np.float32)
+            if kind == "scalar":
+                values[:] = values[0]
+            if kind == "with_none":
+                values[self.rng.random(len(values)) < 0.2] = np.nan
+            self.returned[mode][kind].append(values.astype(np.float64))
+            return {
+                "listed": values.tolist(),
+                "of_numpy": values.astype(np.float64),
+                "of_jax": jnp.asarray(values),
+                "scalar": float(values[0]),
+                "with_none": [None if np.isnan(v) else float(v) for v in values],
+            }[kind]
+
+        function.__name__ = kind
+        return function
+
+
+def call(functions, size, mode="train", **keywords):
+    prompts, completions = ["p"] * size, ["c"] * size
+    return [f(prompts=prompts, completions=completions, mode=mode, **keywords) for f in functions]
+
+
+def setup(tmp_path, functions, **options):
+    given = {"use_wandb": False, "verbose": False, "output_dir": tmp_path, "visualization_frequency": 0}
+    return trm.setup_grpo_monitoring(functions, **given | options)
+
+
+def export(tmp_path):
+    def no_constant(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads((tmp_path / "monitoring_data.json").read_text(), parse_constant=no_constant)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Twelve steps of one to three calls each, with evaluation between: the truth, the export, the monitor."""
+    folder, rewards = tmp_path_factory.mktemp("run"), Rewards()
+    monitoring = setup(folder, rewards.functions, log_frequency=5)
+    functions, calls = monitoring.get_wrapped_reward_functions(), []
+    for step in range(12):
+        calls.append(1 + step % 3)
+        for _ in range(calls[-1]):
+            call(functions, 8, num_generations=4)
+        if step % 4 == 0:
+            call(functions, 6, mode="eval")
+        monitoring.update_step(10 * step)
+        monitoring.update_step(10 * step + 1)  # nothing new: nothing happens
+    monitoring.finalize()
+    return rewards, calls, export(folder), monitoring, folder
+
+
+def by_step(batches, calls):
+    batches, out = list(batches), []
+    for n in calls:
+        out.append(np.concatenate(batches[:n]))
+        batches = batches[n:]
+    return out
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_step_is_there_once_with_what_was_returned(run, kind):
+    rewards, calls, data, *_ = run
+    steps = by_step(rewards.returned["train"][kind], calls)
+    assert data["steps"] == [10 * step for step in range(12)]
+    np.testing.assert_allclose(data["history"][kind], [np.nanmean(x) for x in steps], rtol=1e-5, atol=1e-6)
+    assert data["series"][f"{kind}/count"] == [int(np.isfinite(x).sum()) for x in steps]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_statistics_are_those_of_every_sample(run, kind):
+    rewards, _, data, *_ = run
+    x = np.concatenate(rewards.returned["train"][kind])
+    valid, stats = x[np.isfinite(x)], data["stats"][kind]
+    want = {
+        "mean": valid.mean(), "std": valid.std(), "min": valid.min(), "max": valid.max(), "median": np.median(valid),
+        "p25": np.percentile(valid, 25), "p99": np.percentile(valid, 99), "count": len(valid),
+        "zeros_fraction": (valid == 0).mean(), "negative_fraction": (valid < 0).mean(),
+        "nonfinite_count": len(x) - len(valid), "run/count": len(valid),
+    }  # fmt: skip
+    for key, value in want.items():
+        assert stats[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+
+
+def test_evaluation_is_kept_apart(run):
+    rewards, _, data, monitoring, _ = run
+    x = np.concatenate(rewards.returned["eval"]["listed"])
+    stats = data["modes"]["eval"]["stats"]["listed"]
+    assert (stats["count"], stats["mean"]) == (18, pytest.approx(x.mean(), rel=1e-5))
+    assert data["modes"]["eval"]["steps"] == [0, 40, 80]
+    assert monitoring.side_monitors["eval"].global_step == 80
+
+
+def test_groups_are_those_of_num_generations(run):
+    rewards, _, data, monitoring, _ = run
+    assert monitoring.reward_monitor.accumulator.group_size == 4
+    x = np.concatenate(rewards.returned["train"]["listed"][-5:]).reshape(-1, 4)  # the last two steps, 2 + 3 calls
+    assert data["scalars"]["listed/group_std"] == pytest.approx(x.std(axis=1, ddof=1).mean(), rel=1e-5)
+
+
+def test_all_files_of_the_document_are_there(run):
+    *_, folder = run
+    assert {path.name for path in folder.iterdir() if path.is_file()} == FILES
+    for name in FILES:
+        if name.endswith(".png"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_export_has_the_keys_of_the_document_and_reads_back(run):
+    *_, data, monitoring, folder = run
+    documented = {"reward_names", "global_step", "stats", "alerts", "function_stats", "history"}
+    assert documented <= data.keys()
+    assert data["function_stats"]["listed"]["calls"] == 24 + 3
+    history = trm.History.read(folder / "monitoring_data.json")
+    assert history.to_export()["stats"] == data["stats"]
+    assert trm.History.read(monitoring.run_dir).series == data["series"]
+
+
+def test_the_offline_example_of_the_document_runs(run, tmp_path):
+    *_, data, _, folder = run
+    visualizer = trm.RewardVisualizer()
+    visualizer.plot_reward_history(data["history"], save_path=tmp_path / "history.png", show=False)
+    visualizer.plot_reward_distributions(data["history"], save_path=tmp_path / "distributions.png")
+    visualizer.plot_reward_dashboard(folder / "monitoring_data.json", save_path=tmp_path / "dashboard.png")
+    stats = {name: trm.RewardStats.of(name, data["scalars"]) for name in data["reward_names"]}
+    visualizer.plot_ema_comparison(stats, save_path=tmp_path / "emas.png")
+    trm.create_monitoring_summary_html(folder / "monitoring_data.json", tmp_path / "page.html")
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_attributes_of_the_document_are_there(run):
+    *_, monitoring, _ = run
+    assert isinstance(monitoring.reward_monitor, trm.RewardMonitor)
+    assert isinstance(monitoring.metrics_logger, trm.RewardMetricsLogger)
+    assert isinstance(monitoring.visualizer, trm.RewardVisualizer)
+    assert isinstance(monitoring.function_monitor, trm.RewardFunctionMonitor)
+    assert monitoring.reward_names == list(KINDS)
+    wrapped = monitoring.get_wrapped_reward_functions()
+    assert [f.__name__ for f in wrapped] == list(KINDS)
+    assert wrapped is not monitoring.get_wrapped_reward_functions()
+
+
+def constant(prompts, completions, **kwargs):
+    return [0.5] * len(completions)
+
+
+def test_without_update_step_every_round_is_a_step(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    for _ in range(100):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["steps"] == list(range(100))
+    assert data["stats"]["constant"]["count"] == 400
+
+
+def test_what_came_after_the_last_update_step_is_one_more_step(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    for step in range(3):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.finalize()
+    assert export(tmp_path)["steps"] == [0, 1, 2, 3]
+
+
+def test_values_may_be_given_to_update_step(tmp_path, caplog):
+    monitoring = setup(tmp_path, [constant])
+    for step, value in enumerate((0.25, [0.25, 0.75], np.array([0.5]), jnp.ones(3), None)):
+        monitoring.update_step(step, {"constant": value, "nobody": 1.0})
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["history"]["constant"] == [0.25, 0.5, 0.5, 1.0]
+    assert caplog.text.count("There is no reward 'nobody', so it is left out. Known are: constant.") == 1
+
+
+def test_finalize_twice_and_calls_after_it_are_harmless(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.finalize()
+    before = (tmp_path / "monitoring_data.json").read_text()
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.update_step(7)
+    monitoring.finalize()
+    assert (tmp_path / "monitoring_data.json").read_text() == before
+
+
+def test_a_run_without_a_reward_is_a_strict_export_as_well(tmp_path):
+    setup(tmp_path, [constant]).finalize()
+    data = export(tmp_path)
+    assert (data["steps"], data["stats"], data["alerts"]) == ([], {"constant": {}}, [])
+
+
+def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):
+    monitoring = setup(
+        tmp_path, [constant, lambda prompts, completions, **_: [1.0]], reward_names=["constant", "short"]
+    )
+    for step in range(2):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert caplog.text.count("short returned 1 rewards for 4 completions") == 1
+    stats = export(tmp_path)["stats"]
+    assert stats["constant"]["count"] == 8
+    assert "count" not in stats["short"] or stats["short"]["count"] == 0
+
+
+@pytest.mark.parametrize("result", ["text", {"a": 1}, object(), [[1, 2], [3]]])
+def test_a_result_that_is_no_number_goes_through_and_is_told(tmp_path, caplog, result):
+    monitoring = setup(tmp_path, [lambda prompts, completions, **_: result])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    assert wrapped(prompts=["p"], completions=["c"]) is result
+    monitoring.update_step(0)
+    monitoring.finalize()
+    assert "could not be recorded" in caplog.text or "for 1 completions" in caplog.text
+
+
+def test_an_output_dir_that_cannot_be_written_is_told_and_replaced(tmp_path, caplog):
+    blocked = tmp_path / "file"
+    blocked.write_text("here")
+    monitoring = setup(blocked, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.update_step(0)
+    monitoring.finalize()
+    assert "output_dir: got" in caplog.text
+    assert {path.name for path in monitoring.output_dir.iterdir() if path.is_file()} == FILES
+
+
+def test_pictures_that_cannot_be_drawn_cost_themselves_only(tmp_path, caplog, monkeypatch):
+    def no_font(*_, **__):
+        raise OSError("no font")
+
+    monitoring = setup(tmp_path, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monkeypatch.setattr(monitoring.visualizer, "plot_reward_dashboard", no_font)
+    monitoring.finalize()
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == FILES - {"final_dashboard.png"}
+    assert "final_dashboard.png was not written: OSError: no font" in caplog.text
+
+
+def test_pictures_of_a_step_are_drawn_by_another_process(tmp_path):
+    monitoring = setup(tmp_path, [constant], visualization_frequency=4)
+    for step in range(6):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == FILES | {"dashboard_step_4.png", "summary_step_4.html"}
+
+
+def test_quiet_prints_nothing_and_verbose_the_documents_blocks(tmp_path, caplog, capfd):
+    with caplog.at_level(logging.INFO):
+        for verbose in (False, True):
+            monitoring = setup(tmp_path, [constant], verbose=verbose)
+            call(monitoring.get_wrapped_reward_functions(), 4)
+            monitoring.update_step(0)
+            monitoring.finalize()
+            if not verbose:
+                assert caplog.messages == []
+    text = caplog.text
+    for line in (
+        "Reward Monitoring System Initialized",
+        "Monitoring 1 reward functions:\n  - constant",
+        "W&B logging: disabled",
+        "Reward Monitoring Summary (Step 0)",
+        "Reward Function Execution Summary",
+        "Final reports saved to",
+        "Monitoring data saved to",
+    ):
+        assert line in text
+    assert capfd.readouterr().out == ""
+
+
+def test_producers_on_many_threads_lose_nothing(tmp_path):
+    monitoring = setup(tmp_path, [constant], log_frequency=50)
+    functions = monitoring.get_wrapped_reward_functions()
+    threads = [threading.Thread(target=lambda: [call(functions, 4) for _ in range(100)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for step in range(50):
+        monitoring.update_step(step)
+    for thread in threads:
+        thread.join()
+    monitoring.finalize()
+    assert export(tmp_path)["stats"]["constant"]["run/count"] == 4 * 100 * 4
+
+
+def test_advantages_are_a_signal_of_their_own(tmp_path):
+    monitoring = setup(tmp_path, [constant], group_size=4)
+    rng, given = np.random.default_rng(3), []
+    for step in range(5):
+        call(monitoring.get_wrapped_reward_functions(), 8)
+        given.append(rng.normal(size=8).astype(np.float32))
+        assert monitoring.metric_fn(prompts=["p"] * 8, completions=["c"] * 8, rewards=None, advantages=given[-1]) == {}
+        monitoring.update_step(step)
+    monitoring.finalize()
+    stats = export(tmp_path)["modes"]["advantages"]["stats"]["advantages"]
+    x = np.concatenate(given).astype(np.float64)
+    assert (stats["mean"], stats["std"]) == (pytest.approx(x.mean(), rel=1e-5), pytest.approx(x.std(), rel=1e-5))
+
+
+def test_detection_may_be_switched_off(tmp_path):
+    monitoring = setup(tmp_path, [constant], enable_anomaly_detection=False)
+    for step in range(40):
+        monitoring.update_step(step, {"constant": [np.nan] + [0.0] * 31})
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["alerts"] == []
+    assert data["scalars"]["alerts/total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"window_size": 0}, "window_size: got 0"),
+        ({"log_frequency": 0}, "log_frequency: got 0"),
+        ({"visualization_frequency": -1}, "visualization_frequency: got -1"),
+        ({"summary_frequency": "often"}, "summary_frequency: got 'often'"),
+        ({"drop_threshold": 2}, "drop_threshold: got 2"),
+        ({"reward_names": ["a", "b"]}, "reward_names: got"),
+    ],
+)
+def test_bad_configuration_fails_at_once(tmp_path, options, message):
+    with without_runtime_types(), pytest.raises(ValueError, match=message):
+        setup(tmp_path, [constant], **options)

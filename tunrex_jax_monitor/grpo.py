@@ -1,0 +1,321 @@
+"""The original document's surface: reward functions in, everything watched.
+
+    monitoring = setup_grpo_monitoring(reward_functions=[match_format, check_answer])
+    learner = GRPOLearner(reward_fns=monitoring.get_wrapped_reward_functions(), ...)
+    attach_to_tunix(learner.rl_cluster, monitoring)     # or monitoring.update_step(step) in your own loop
+    learner.train(dataset)
+    monitoring.finalize()
+
+Nothing here computes a statistic: calls are collected on the caller's thread, one update of the device state per step
+is enqueued by a thread beside the training, and the records go the way of `Reporter`.
+"""
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, SupportsInt
+
+from tunrex_jax_monitor.device.config import as_integer
+from tunrex_jax_monitor.host import names as names_lib
+from tunrex_jax_monitor.host.background import Background
+from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector
+from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
+from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.history import EXPORT
+from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
+from tunrex_jax_monitor.host.monitor import RewardMonitor
+from tunrex_jax_monitor.host.pool import Round
+from tunrex_jax_monitor.host.report.child import RenderChild
+from tunrex_jax_monitor.host.report.render import write_final
+from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
+from tunrex_jax_monitor.host.sinks.base import Sink
+from tunrex_jax_monitor.host.sinks.console import ConsoleSink, say
+from tunrex_jax_monitor.host.transfer import hold
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+_UNSTEPPED = 64  # rounds that wait for a first update_step; beyond, every round is a step of its own
+
+
+class GRPOMonitoringIntegration:
+    """Wraps reward functions and watches what they return. Nothing but the constructor raises into training.
+
+    Args:
+      reward_functions: what the trainer would get.
+      reward_names: one per function; their own names by default. Names that clash get a suffix, with one warning.
+      use_wandb: log to the active W&B run, looked up at each emission; without one, a warning, once.
+      enable_anomaly_detection: False computes no alert.
+      log_frequency: steps between two emissions (console, W&B, `records.jsonl`).
+      summary_frequency: steps between two summary blocks on the console.
+      visualization_frequency: steps between two pictures `dashboard_step_N.png`, drawn by another process; 0 for none.
+      output_dir: where files go. Each run writes its records into a directory of its own inside.
+      verbose: False prints nothing.
+      window_size: samples per reward that the statistics cover.
+      log_histograms: log window histograms to W&B.
+      histogram_bins: of one histogram in W&B, at most.
+      group_size: completions per prompt, for the group statistics; taken from the calls where they tell.
+      wandb_tags: added to those of the W&B run.
+      wandb_config: added to its config.
+      sinks: where records go besides.
+      **options: further arguments of `RewardAccumulator`: weights, thresholds, ema_alpha_short ...
+
+    Attributes:
+      reward_functions: as given.
+      reward_names: what the functions are logged as.
+      reward_monitor: the `RewardMonitor` of the training calls.
+      metrics_logger: the `RewardMetricsLogger`.
+      visualizer: the `RewardVisualizer`, or None without matplotlib.
+      function_monitor: the `RewardFunctionMonitor`.
+      side_monitors: a `RewardMonitor` of each other mode of calls ("eval"), and of "advantages".
+      output_dir: where files go.
+      run_dir: the directory of `manifest.json` and `records.jsonl`.
+
+    Raises:
+      ValueError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        reward_functions: Sequence[Callable[..., Any]],
+        reward_names: Sequence[str] | None = None,
+        use_wandb: bool = True,
+        enable_anomaly_detection: bool = True,
+        log_frequency: int = 10,
+        summary_frequency: int = 100,
+        visualization_frequency: int = 500,
+        output_dir: str | os.PathLike[str] = "/tmp/reward_monitoring",
+        verbose: bool = True,
+        *,
+        window_size: int = 1000,
+        log_histograms: bool = True,
+        histogram_bins: int = 50,
+        group_size: int | None = None,
+        wandb_tags: Sequence[str] = (),
+        wandb_config: Mapping[str, Any] | None = None,
+        sinks: Sequence[Sink] = (),
+        **options: Any,
+    ) -> None:
+        self.reward_names = names_lib.assign(reward_functions, reward_names)
+        self.reward_functions = list(reward_functions)
+        self._visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
+        log_frequency = as_integer("log_frequency", log_frequency, 1)
+        blocks = max(1, as_integer("summary_frequency", summary_frequency, 1) // log_frequency)
+        self.output_dir = _usable(output_dir)
+        self.run_dir = self.output_dir / f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{id(self) & 0xFFFF:x}"
+        self.verbose = verbose
+        self.function_monitor = RewardFunctionMonitor()
+        self._wrapped = self.function_monitor.wrap_all(self.reward_functions, self.reward_names, listener=self._hear)
+        self.metrics_logger = RewardMetricsLogger(
+            use_wandb, log_histograms, histogram_bins, tags=wandb_tags, config=wandb_config
+        )
+        self._options = {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection, **options}
+        self._options |= {"log_frequency": log_frequency, "verbose": False}
+        console = [ConsoleSink(summary_every=blocks)] if verbose else []
+        self.reward_monitor = RewardMonitor(
+            self.reward_names,
+            group_size=group_size,
+            sinks=[self.metrics_logger, *console, *sinks],
+            run_dir=self.run_dir,
+            extra_scalars=self.function_monitor.get_metrics_dict,
+            **self._options,
+        )
+        self.side_monitors: dict[str, RewardMonitor] = {}
+        self.visualizer = _visualizer()
+        self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
+        self._background = Background("tunrex-monitor")
+        self._child = RenderChild(self.run_dir, self.output_dir)
+        self._has_stepped = self._finalized = False
+        self._lock = threading.Lock()
+        if verbose:
+            say(self._banner(enable_anomaly_detection))
+
+    def get_wrapped_reward_functions(self) -> list[RewardFunctionWrapper]:
+        """Return the functions to give the trainer, in order; a new list each time, since trainers append to it."""
+        return list(self._wrapped)
+
+    def update_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None = None) -> None:
+        """End a step: everything that the functions returned since the last one is its data. Never waits, never raises.
+
+        Args:
+          step: the trainer's step.
+          reward_values: samples by name (scalar, list or array), for rewards that no wrapped function returns.
+        """
+        self._guarded(lambda: self._end_step(step, reward_values))
+
+    def add_rewards(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
+        """Add one block of samples to the step that is going on, as if the functions had returned them. Never raises.
+
+        Args:
+          rewards: samples by name; unknown names are told once and left out.
+          mode: "train", or another mode that is kept apart.
+        """
+        self._guarded(lambda: self._collector.add(rewards, mode))
+
+    def end_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
+        """End a step whose rewards are all given; what the functions returned is left alone from then on. Never raises.
+
+        For a trainer that knows which rewards belong to which step, also while the next ones are being computed.
+
+        Args:
+          step: the trainer's step.
+          rounds: by mode, a list of blocks, each samples by name.
+        """
+        self._guarded(lambda: self._end_given_step(step, rounds))
+
+    def stop_listening(self) -> None:
+        """Leave what the wrapped functions return alone, but for their counters: it comes by `add_rewards` as well."""
+        self._collector.is_listening = False
+
+    def metric_fn(self, *_: Any, advantages: Any = None, **__: Any) -> dict[str, Any]:
+        """Take the advantages of a step; for Tunix's `metric_fns`. Returns no metric."""
+        if advantages is not None:
+            self._guarded(lambda: self._collector.add_advantages(advantages))
+        return {}
+
+    def set_group_size(self, group_size: int) -> None:
+        """Tell how many completions a prompt has; no effect once there is data, or where it was given."""
+        self._background.put(lambda: self.reward_monitor.set_group_size(group_size))
+
+    def flush(self, timeout_seconds: float = 5.0) -> None:
+        """Wait until what has been handed over so far is in the sinks. Never raises."""
+        self._guarded(lambda: self._background.put(self.reward_monitor.flush))
+        self._background.drain(timeout_seconds)
+
+    def finalize(self, timeout_seconds: float = 60.0) -> None:
+        """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
+        with self._lock:
+            finalized, self._finalized = self._finalized, True
+        if finalized:
+            return
+        self._guarded(self._take_rest)
+        self._background.close(timeout_seconds)
+        for monitor in (self.reward_monitor, *self.side_monitors.values()):
+            self._guarded(monitor.close)
+        self._guarded(lambda: self._child.wait(timeout_seconds))
+        self._guarded(self._export)
+        self._guarded(self._report)
+
+    def _hear(self, call: Call) -> None:
+        self._collector.hear(call)
+        if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
+            self._step_by_rounds(self._collector.take("none"))
+
+    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
+        self._has_stepped = True
+        if reward_values:
+            self._collector.add(reward_values, "train")
+        rounds = self._collector.take()
+        if rounds:
+            self._background.put(partial(self._fold, rounds, hold(step)))
+
+    def _end_given_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
+        if self._collector.is_listening:
+            self._collector.is_listening = False
+            self._collector.take("all")  # the trainer gives these as well
+        self._has_stepped = True
+        extra = self._collector.take_advantages() if "train" in rounds else {}
+        self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)))
+
+    def _take_rest(self) -> None:
+        rounds = self._collector.take("all")
+        if not self._has_stepped:
+            self._step_by_rounds(rounds)
+        elif rounds:
+            self._background.put(partial(self._fold, rounds, None))
+
+    def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
+        """Without `update_step`, every round of calls is a step of its own, counted from 0."""
+        for mode, given in rounds.items():
+            for round_ in given:
+                self._background.put(partial(self._fold, {mode: [round_]}, None))
+
+    def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
+        """Fold a step into the states, on the thread beside the training."""
+        number = None if step is None else int(step)
+        for mode, given in rounds.items():
+            if mode != "train":
+                self._fold_aside(mode, given, number)
+            else:
+                self.reward_monitor.fold(given, number)
+        every, at = self._visualization_frequency, self.reward_monitor.global_step
+        if every and "train" in rounds and at > 0 and at % every == 0:
+            self.reward_monitor.flush()
+            self._child.start(at)
+
+    def _fold_aside(self, mode: str, rounds: list[Round], step: int | None) -> None:
+        monitor = self.side_monitors.get(mode)
+        if monitor is None:
+            names = (ADVANTAGES,) if mode == ADVANTAGES else tuple(self.reward_names)
+            group_size = self.reward_monitor.accumulator.group_size
+            monitor = RewardMonitor(names, **({"group_size": group_size} | self._options))
+            self.side_monitors[mode] = monitor
+        monitor.fold(rounds, self.reward_monitor.global_step if step is None else step)
+        prefix = "" if mode == ADVANTAGES else f"{mode}/"
+        scalars = monitor.read().scalars
+        own = {
+            f"{prefix}{key}": v
+            for key, v in scalars.items()
+            if key.startswith(tuple(f"{n}/" for n in monitor.reward_names))
+        }
+        self.metrics_logger.log_step(own, monitor.global_step)
+
+    def _export(self) -> None:
+        data = self.reward_monitor.get_history().to_export(self.function_monitor.get_all_stats())
+        data["modes"] = {mode: monitor.get_history().to_export() for mode, monitor in self.side_monitors.items()}
+        write_atomically(self.output_dir / EXPORT, to_json(data))
+
+    def _report(self) -> None:
+        written = write_final(self.reward_monitor.history, self.output_dir, self.visualizer)
+        if self.verbose:
+            say(self.function_monitor.format_summary())
+            say(f"Final reports saved to {self.output_dir}: {', '.join(written)}")
+            say(f"Monitoring data saved to {self.output_dir / EXPORT}; records in {self.run_dir}")
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        _, error = attempt(action)
+        if error is not None:
+            self._collector.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
+
+    def _banner(self, detects: bool) -> str:
+        rule = "=" * 80
+        lines = [rule, "Reward Monitoring System Initialized", rule]
+        lines += [f"Monitoring {len(self.reward_names)} reward functions:"]
+        lines += [f"  - {name}" for name in self.reward_names]
+        lines += [
+            f"Output directory: {self.output_dir}",
+            f"W&B logging: {'enabled' if self.metrics_logger.use_wandb else 'disabled'}",
+            f"Anomaly detection: {'enabled' if detects else 'disabled'}",
+            rule,
+        ]
+        return "\n".join(lines)
+
+
+def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwargs: Any) -> GRPOMonitoringIntegration:
+    """Return a `GRPOMonitoringIntegration` of the functions; `kwargs` are its arguments."""
+    return GRPOMonitoringIntegration(reward_functions, **kwargs)
+
+
+def _usable(output_dir: str | os.PathLike[str]) -> Path:
+    """Return the directory, or a temporary one where it cannot be written: that must not cost a night of training."""
+    target = Path(output_dir).expanduser()
+    _, error = attempt(lambda: require_writable(target))
+    if error is None:
+        return target
+    fallback = Path(tempfile.mkdtemp(prefix="reward_monitoring_"))
+    message = (
+        "output_dir: got '%s', which cannot be written (%s). Files go to '%s'; give a directory that can be written."
+    )
+    _logger.warning(message, target, error, fallback)
+    return fallback
+
+
+def _visualizer() -> RewardVisualizer | None:
+    visualizer, error = attempt(RewardVisualizer)
+    if error is not None:
+        _logger.warning("There will be no pictures: %s. Install matplotlib for them.", error)
+    return visualizer

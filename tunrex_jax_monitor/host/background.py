@@ -1,0 +1,62 @@
+"""Background: a thread that does jobs one after the other, so that training need not."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from tunrex_jax_monitor.host.guard import attempt
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+_BACKLOG = 10_000
+
+
+class Background:
+    """Runs jobs in order. `put` returns at once and raises nothing; a job that raises is told, once per type.
+
+    Args:
+      name: of the thread.
+
+    Attributes:
+      dropped: jobs that were not taken, since too many were waiting.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.dropped = 0
+        self._told: set[str] = set()
+        self._closed = False
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, job: Callable[[], object]) -> None:
+        """Take a job."""
+        if self._closed or self._queue.qsize() >= _BACKLOG:
+            self.dropped += 1
+            self._tell("dropped", "Rewards come faster than they can be folded in, or after the end; some are dropped.")
+        else:
+            self._queue.put(job)
+
+    def drain(self, timeout_seconds: float) -> bool:
+        """Wait until what has been put is done; False when it took too long."""
+        done = threading.Event()
+        self.put(done.set)
+        return done.wait(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> bool:
+        """End after what has been put; False when that took too long."""
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        for job in iter(self._queue.get, None):
+            _, error = attempt(job)
+            if error is not None:
+                self._tell(type(error).__name__, f"A step of rewards was not recorded: {type(error).__name__}: {error}")
+
+    def _tell(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            _logger.warning("%s", message)

@@ -1,0 +1,115 @@
+"""Collector: what the calls of reward functions say, checked and pooled until a step ends.
+
+Everything here runs on the thread that called the function, so it copies numbers, and waits for nothing.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tunrex_jax_monitor.host.functions import Call, to_samples
+from tunrex_jax_monitor.host.pool import Pool, Round, round_key
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+ADVANTAGES = "advantages"
+
+
+class Collector:
+    """Pools rewards by mode.
+
+    Args:
+      names: every reward.
+      on_group_size: called once with the completions per prompt, when a call tells it; None where that is known.
+
+    Attributes:
+      is_listening: False leaves what the functions return alone, since it comes by another way as well.
+    """
+
+    def __init__(self, names: Sequence[str], on_group_size: Callable[[int], object] | None) -> None:
+        self.is_listening = True
+        self._names = tuple(names)
+        self._on_group_size = on_group_size
+        self._rewards, self._advantages = Pool(names), Pool((ADVANTAGES,))
+        self._told: set[str] = set()
+
+    @property
+    def waiting(self) -> int:
+        """How many finished rounds of calls wait for the end of their step."""
+        return self._rewards.waiting
+
+    def hear(self, call: Call) -> None:
+        """Take in what a reward function returned."""
+        if self._on_group_size is not None:
+            self._learn_group_size(call.keywords)
+        if not self.is_listening:
+            return
+        samples, expected = capture(call.result), _expected(call)
+        if expected is not None and np.ndim(call.result) == 0:
+            samples = np.full(expected, to_samples(samples)[0], np.float32)
+        if expected is not None and np.size(samples) != expected:
+            self.tell(
+                f"{call.name} returned {np.size(samples)} rewards for {expected} completions; such calls are left out "
+                "of the statistics. Return one reward per completion."
+            )
+        else:
+            mode = mode_of(call.keywords.get("mode", "train"))
+            self._rewards.add(mode, round_key(call.arguments, call.keywords), call.name, samples)
+
+    def add(self, rewards: Mapping[str, Any], mode: str) -> None:
+        """Add a whole round; an unknown name is told once and left out."""
+        for name in rewards.keys() - set(self._names):
+            self.tell(f"There is no reward {name!r}, so it is left out. Known are: {', '.join(self._names)}.")
+        for name in self._names:
+            if rewards.get(name) is not None:
+                self._rewards.add(mode, id(rewards), name, capture(rewards[name]))
+
+    def add_advantages(self, advantages: Any) -> None:
+        """Add the advantages of a round."""
+        self._advantages.add(ADVANTAGES, id(advantages), ADVANTAGES, capture(advantages))
+
+    def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
+        """Take out all rounds, by mode; see `Pool.take`."""
+        return self._rewards.take(unfinished) | self._advantages.take(unfinished)
+
+    def take_advantages(self) -> dict[str, list[Round]]:
+        """Take out the rounds of advantages alone."""
+        return self._advantages.take("mine")
+
+    def tell(self, message: str) -> None:
+        """Log a warning, once."""
+        if message not in self._told:
+            self._told.add(message)
+            _logger.warning("%s", message)
+
+    def _learn_group_size(self, keywords: Mapping[str, Any]) -> None:
+        size, ids = keywords.get("num_generations"), keywords.get("trajectory_ids")
+        if size is None and ids is not None and len(ids) and isinstance(ids[0], str):  # "<row>_<completion>"
+            size = sum(i.rpartition("_")[0] == ids[0].rpartition("_")[0] for i in ids)
+        if size is not None and int(size) > 0 and self._on_group_size is not None:
+            self._on_group_size(int(size))
+            self._on_group_size = None
+
+
+def capture(result: Any) -> Any:
+    """Return a copy of what a function returned; what lies on a device is taken as it is, and read later."""
+    if hasattr(result, "copy_to_host_async"):
+        result.copy_to_host_async()
+        return result
+    return to_samples(result)
+
+
+def mode_of(given: Any) -> str:
+    """Return "train" or "eval", of a text or an enum.
+
+    >>> mode_of("Mode.EVAL")
+    'eval'
+    """
+    return str(getattr(given, "value", given)).rpartition(".")[2].lower()
+
+
+def _expected(call: Call) -> int | None:
+    """Return how many completions the function was given, where that can be seen."""
+    subject = call.keywords.get("completions", call.arguments[0] if call.arguments else None)
+    return len(subject) if isinstance(subject, list | tuple | np.ndarray) and np.ndim(subject) else None

@@ -1,0 +1,245 @@
+"""Reward functions under watch: called as before, counted, timed, and overheard.
+
+A wrapper returns what the function returns, untouched, and raises what it raises. It keeps no argument and no result;
+numbers are copied out of a result for whoever listens.
+"""
+
+import functools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.names import clean, name_of
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+_RECENT = 100
+_SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
+
+
+class Call(NamedTuple):
+    """What a listener learns of one call that returned."""
+
+    name: str
+    result: Any  # as returned; a listener must not keep or change it
+    arguments: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+
+
+Listener = Callable[[Call], object]
+
+
+class RewardFunctionWrapper:
+    """A reward function with counters; the same signature, and a `__name__` that a trainer can log under.
+
+    Args:
+      reward_fn: any callable, also a `functools.partial` or an object with `__call__`.
+      name: what it is called; its own name by default. Slashes and reserved words are replaced.
+      log_errors: log each distinct error type of the function once; errors are re-raised in any case.
+      track_timing: measure how long a call takes.
+      listener: called with each `Call` that returned. What it raises is logged once and goes no further.
+
+    Attributes:
+      name: what it is called.
+      call_count: calls so far.
+      error_count: calls that raised.
+      max_recent: how many of the newest samples and errors are kept.
+    """
+
+    def __init__(
+        self,
+        reward_fn: Callable[..., Any],
+        name: str | None = None,
+        log_errors: bool = True,
+        track_timing: bool = True,
+        *,
+        listener: Listener | None = None,
+    ) -> None:
+        functools.update_wrapper(self, reward_fn, updated=())  # its attributes must not overwrite ours
+        self.__name__ = self.name = clean(name_of(reward_fn, "reward") if name is None else name)
+        self.max_recent = _RECENT
+        self._reward_fn = reward_fn
+        self._log_errors, self._track_timing = log_errors, track_timing
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every call."""
+        with self._lock:
+            self.call_count = self.error_count = 0
+            self._seconds: list[float] = [0.0, np.inf, 0.0]  # total, least, greatest
+            self._values: deque[float] = deque(maxlen=self.max_recent)
+            self._errors: deque[str] = deque(maxlen=self.max_recent)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        start = time.perf_counter()
+        try:
+            result = self._reward_fn(*args, **kwargs)
+        except Exception as error:
+            self._count(time.perf_counter() - start, error)
+            raise
+        self._count(time.perf_counter() - start, None)
+        _, failure = attempt(lambda: self._hand_over(Call(self.name, result, args, kwargs)))
+        if failure is not None:
+            self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
+        return result
+
+    @property
+    def recent_values(self) -> list[float]:
+        """The newest samples it returned, oldest first."""
+        with self._lock:
+            return list(self._values)
+
+    @property
+    def recent_errors(self) -> list[str]:
+        """The newest errors it raised, as text, oldest first."""
+        with self._lock:
+            return list(self._errors)
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return calls, errors and times in seconds; times are 0.0 before the first call."""
+        with self._lock:
+            calls, (total, least, greatest) = self.call_count, self._seconds
+            return {
+                "name": self.name,
+                "calls": calls,
+                "errors": self.error_count,
+                "error_rate": self.error_count / max(calls, 1),
+                "total_time": total,
+                "avg_time": total / max(calls, 1),
+                "min_time": least if calls and self._track_timing else 0.0,
+                "max_time": greatest,
+                "recent_values": list(self._values)[-_SHOWN_VALUES:],
+                "recent_errors": list(self._errors)[-_SHOWN_ERRORS:],
+            }
+
+    def _count(self, seconds: float, error: Exception | None) -> None:
+        with self._lock:
+            self.call_count += 1
+            if self._track_timing:
+                total, least, greatest = self._seconds
+                self._seconds = [total + seconds, min(least, seconds), max(greatest, seconds)]
+            if error is not None:
+                self.error_count += 1
+                self._errors.append(f"{type(error).__name__}: {error}")
+        if error is not None and self._log_errors:
+            self._tell(
+                type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
+            )
+
+    def _hand_over(self, call: Call) -> None:
+        if isinstance(
+            call.result, list | tuple | float | int | np.ndarray | np.generic
+        ):  # on a device: not worth a wait
+            values = to_samples(call.result)[-self.max_recent :]
+            with self._lock:
+                self._values.extend(values.tolist())
+        if self._listener is not None:
+            self._listener(call)
+
+    def _tell(self, what: str, message: str, error: Exception) -> None:
+        with self._lock:
+            is_new = what not in self._told
+            self._told.add(what)
+        if is_new:
+            _logger.warning("%s: %s: %s", message, type(error).__name__, error)
+
+
+class RewardFunctionMonitor:
+    """A set of wrapped reward functions.
+
+    Args:
+      verbose: log each function as it is wrapped.
+
+    Attributes:
+      wrapped_functions: the wrappers, by name.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
+
+    def wrap(
+        self,
+        reward_fn: Callable[..., Any],
+        name: str | None = None,
+        log_errors: bool = True,
+        track_timing: bool = True,
+        *,
+        listener: Listener | None = None,
+    ) -> RewardFunctionWrapper:
+        """Return the function, wrapped; of two with one name, the second replaces the first in this set."""
+        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
+        self.wrapped_functions[wrapper.name] = wrapper
+        if self.verbose:
+            _logger.info("Wrapped reward function: %s", wrapper.name)
+        return wrapper
+
+    def wrap_all(
+        self,
+        reward_fns: Sequence[Callable[..., Any]],
+        names: Sequence[str] | None = None,
+        *,
+        listener: Listener | None = None,
+    ) -> list[RewardFunctionWrapper]:
+        """Return all functions, wrapped, in order."""
+        given = [None] * len(reward_fns) if names is None else names
+        return [self.wrap(f, name, listener=listener) for f, name in zip(reward_fns, given, strict=True)]
+
+    def get_all_stats(self) -> dict[str, dict[str, Any]]:
+        """Return `RewardFunctionWrapper.get_stats` of each, by name."""
+        return {name: wrapper.get_stats() for name, wrapper in self.wrapped_functions.items()}
+
+    def get_metrics_dict(self) -> dict[str, float]:
+        """Return `reward_fn/<name>/` calls, errors, error_rate, avg_time_ms and max_time_ms."""
+        metrics: dict[str, float] = {}
+        for name, stats in self.get_all_stats().items():
+            metrics |= {f"reward_fn/{name}/{key}": float(stats[key]) for key in ("calls", "errors", "error_rate")}
+            metrics |= {f"reward_fn/{name}/{key}_time_ms": 1e3 * stats[f"{key}_time"] for key in ("avg", "max")}
+        return metrics
+
+    def print_summary(self) -> None:
+        """Print calls, errors and times of each function."""
+        print(self.format_summary())  # noqa: T201 - the method's name says so
+
+    def format_summary(self) -> str:
+        """Return what `print_summary` prints."""
+        lines = ["=" * 80, "Reward Function Execution Summary", "=" * 80]
+        for name, s in self.get_all_stats().items():
+            times = [f"{1e3 * s[f'{key}_time']:.3f}" for key in ("avg", "min", "max")]
+            lines += [
+                "",
+                f"{name}:",
+                f"  Calls: {s['calls']}",
+                f"  Errors: {s['errors']} ({s['error_rate']:.1%})",
+                f"  Avg time: {times[0]} ms",
+                f"  Time range: [{times[1]}, {times[2]}] ms",
+            ]
+        return "\n".join([*lines, "=" * 80])
+
+    def reset_all(self) -> None:
+        """Forget every call of every function."""
+        for wrapper in self.wrapped_functions.values():
+            wrapper.reset()
+
+
+def to_samples(result: Any) -> np.ndarray:
+    """Return a result as a new float32 array of one axis; None is NaN, and a scalar one sample.
+
+    Raises:
+      TypeError, ValueError: it holds something else than numbers.
+    """
+    if isinstance(result, list | tuple):
+        result = [np.nan if value is None else value for value in result]
+    elif result is None:
+        result = np.nan
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
+        return np.array(result, np.float32).reshape(-1)

@@ -1,0 +1,57 @@
+"""Names for reward functions: unique, and free of what would mean something else in a log key."""
+
+import functools
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunrex_jax_monitor.device.config import RESERVED_NAMES, invalid
+
+_logger = logging.getLogger("tunrex_jax_monitor")
+# Tunix files a reward under rewards/<mode>/<name>, beside its own sum, mean, min and max.
+_TAKEN = RESERVED_NAMES | {"eval", "sum", "mean", "min", "max"}
+
+
+def name_of(function: object, default: str) -> str:
+    """Return what a callable calls itself, also a `functools.partial` or an object with `__call__`.
+
+    >>> name_of(functools.partial(max, 1), "reward_0")
+    'max'
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    name = getattr(function, "__name__", None) or type(function).__name__
+    return name if isinstance(name, str) and name.strip() else default
+
+
+def clean(name: str) -> str:
+    """Return the name without slashes, spaces and control characters, and clear of reserved words."""
+    cleaned = re.sub(r"[\s/\\\x00-\x1f<>]+", "_", name.strip()).strip("_") or "reward_fn_"
+    return f"{cleaned}_reward" if cleaned in _TAKEN else cleaned
+
+
+def assign(functions: Sequence[Callable[..., Any]], given: Sequence[str] | None) -> list[str]:
+    """Return one usable name per function; a name that had to change is told, in one warning.
+
+    Raises:
+      ValueError: no function, something that cannot be called, or names of another number.
+    """
+    functions = list(functions) if isinstance(functions, Sequence) and not isinstance(functions, str) else functions
+    if not isinstance(functions, list) or not functions or not all(callable(f) for f in functions):
+        remedy = "Pass the list that the trainer would get."
+        raise invalid("reward_functions", functions, "a list of one or more callables", remedy)
+    if given is not None and (isinstance(given, str) or len(given) != len(functions)):
+        raise invalid("reward_names", given, f"{len(functions)} names, one per function", "Or leave it out.")
+    wanted = [name_of(f, f"reward_{i}") for i, f in enumerate(functions)] if given is None else [*map(str, given)]
+    names: list[str] = []
+    for name in map(clean, wanted):
+        number, unique = 1, name
+        while unique in names:
+            number += 1
+            unique = f"{name}_{number}"
+        names.append(unique)
+    changed = [f"{old!r} is logged as {new!r}" for old, new in zip(wanted, names, strict=True) if old != new]
+    if changed:
+        _logger.warning("Reward names must be distinct, without slashes and not reserved: %s.", ", ".join(changed))
+    return names

@@ -1,0 +1,1 @@
+"""Pictures and pages, made of a `History`: no accelerator and no JAX is needed."""
