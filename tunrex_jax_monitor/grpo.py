@@ -121,7 +121,7 @@ class GRPOMonitoringIntegration:
             group_size=group_size,
             sinks=[self.metrics_logger, *console, *sinks],
             run_dir=self.run_dir,
-            extra_scalars=self.function_monitor.get_metrics_dict,
+            extra_scalars=self._read_extra,
             **self._options,
         )
         self.side_monitors: dict[str, RewardMonitor] = {}
@@ -167,14 +167,18 @@ class GRPOMonitoringIntegration:
         """
         self._guarded(lambda: self._end_given_step(step, rounds))
 
+    def expect_steps(self) -> None:
+        """Say that `update_step` or `end_step` will be called, so that a round of calls is no step by itself."""
+        self._has_stepped = True
+
     def stop_listening(self) -> None:
         """Leave what the wrapped functions return alone, but for their counters: it comes by `add_rewards` as well."""
-        self._collector.is_listening = False
+        self._collector.stop_listening()
 
-    def metric_fn(self, *_: Any, advantages: Any = None, **__: Any) -> dict[str, Any]:
-        """Take the advantages of a step; for Tunix's `metric_fns`. Returns no metric."""
+    def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
+        """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""
         if advantages is not None:
-            self._guarded(lambda: self._collector.add_advantages(advantages))
+            self._guarded(lambda: self._collector.add_advantages(advantages, completions))
         return {}
 
     def set_group_size(self, group_size: int) -> None:
@@ -214,9 +218,7 @@ class GRPOMonitoringIntegration:
             self._background.put(partial(self._fold, rounds, hold(step)))
 
     def _end_given_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        if self._collector.is_listening:
-            self._collector.is_listening = False
-            self._collector.take("all")  # the trainer gives these as well
+        self._collector.stop_listening()
         self._has_stepped = True
         extra = self._collector.take_advantages() if "train" in rounds else {}
         self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)))
@@ -255,14 +257,15 @@ class GRPOMonitoringIntegration:
             monitor = RewardMonitor(names, **({"group_size": group_size} | self._options))
             self.side_monitors[mode] = monitor
         monitor.fold(rounds, self.reward_monitor.global_step if step is None else step)
-        prefix = "" if mode == ADVANTAGES else f"{mode}/"
-        scalars = monitor.read().scalars
-        own = {
-            f"{prefix}{key}": v
-            for key, v in scalars.items()
-            if key.startswith(tuple(f"{n}/" for n in monitor.reward_names))
-        }
-        self.metrics_logger.log_step(own, monitor.global_step)
+
+    def _read_extra(self) -> dict[str, float]:
+        """Return what goes into a record besides: the counters of the functions, and the rewards of other modes."""
+        scalars = self.function_monitor.get_metrics_dict()
+        for mode, monitor in list(self.side_monitors.items()):
+            prefix = "" if mode == ADVANTAGES else f"{mode}/"
+            own = tuple(f"{name}/" for name in monitor.reward_names)
+            scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
+        return scalars
 
     def _export(self) -> None:
         data = self.reward_monitor.get_history().to_export(self.function_monitor.get_all_stats())

@@ -4,6 +4,8 @@ Everything here runs on the thread that called the function, so it copies number
 """
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from tunrex_jax_monitor.host.pool import Pool, Round, round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 ADVANTAGES = "advantages"
+_REMEMBERED = 256
 
 
 class Collector:
@@ -22,16 +25,14 @@ class Collector:
     Args:
       names: every reward.
       on_group_size: called once with the completions per prompt, when a call tells it; None where that is known.
-
-    Attributes:
-      is_listening: False leaves what the functions return alone, since it comes by another way as well.
     """
 
     def __init__(self, names: Sequence[str], on_group_size: Callable[[int], object] | None) -> None:
-        self.is_listening = True
+        self._is_listening, self._lock = True, threading.Lock()
         self._names = tuple(names)
         self._on_group_size = on_group_size
         self._rewards, self._advantages = Pool(names), Pool((ADVANTAGES,))
+        self._modes: OrderedDict[int, str] = OrderedDict()  # of the newest completions
         self._told: set[str] = set()
 
     @property
@@ -43,7 +44,9 @@ class Collector:
         """Take in what a reward function returned."""
         if self._on_group_size is not None:
             self._learn_group_size(call.keywords)
-        if not self.is_listening:
+        mode = mode_of(call.keywords.get("mode", "train"))
+        self.note_mode(call.keywords.get("completions"), mode)
+        if not self._is_listening:
             return
         samples, expected = capture(call.result), _expected(call)
         if expected is not None and np.ndim(call.result) == 0:
@@ -54,8 +57,23 @@ class Collector:
                 "of the statistics. Return one reward per completion."
             )
         else:
-            mode = mode_of(call.keywords.get("mode", "train"))
-            self._rewards.add(mode, round_key(call.arguments, call.keywords), call.name, samples)
+            with self._lock:
+                if self._is_listening:
+                    self._rewards.add(mode, round_key(call.arguments, call.keywords), call.name, samples)
+
+    def stop_listening(self) -> None:
+        """Leave what functions return alone, and forget what they returned: it comes by another way as well."""
+        with self._lock:
+            if self._is_listening:
+                self._is_listening = False
+                self._rewards.take("all")
+
+    def note_mode(self, completions: Any, mode: str) -> None:
+        """Remember of which mode completions are: what Tunix tells of their advantages does not say."""
+        self._modes[id(completions)] = mode
+        self._modes.move_to_end(id(completions))
+        while len(self._modes) > _REMEMBERED:
+            self._modes.popitem(last=False)
 
     def add(self, rewards: Mapping[str, Any], mode: str) -> None:
         """Add a whole round; an unknown name is told once and left out."""
@@ -65,8 +83,10 @@ class Collector:
             if rewards.get(name) is not None:
                 self._rewards.add(mode, id(rewards), name, capture(rewards[name]))
 
-    def add_advantages(self, advantages: Any) -> None:
-        """Add the advantages of a round."""
+    def add_advantages(self, advantages: Any, completions: Any) -> None:
+        """Add the advantages of some completions, unless these were of another mode than training."""
+        if self._modes.get(id(completions), "train") != "train":
+            return
         self._advantages.add(ADVANTAGES, id(advantages), ADVANTAGES, capture(advantages))
 
     def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:

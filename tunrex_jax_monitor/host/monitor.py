@@ -96,7 +96,7 @@ class RewardMonitor:
             self.global_step = -1
             self._state: MonitorState | None = None
             self._reporter: Reporter | None = None
-            self._samples = 0
+            self._samples, self._closed = 0, False
             self._steps: deque[int] = deque(maxlen=self.accumulator.log_frequency)
 
     def set_group_size(self, group_size: int) -> None:
@@ -141,6 +141,8 @@ class RewardMonitor:
     def read(self) -> Record:
         """Return the record of now, which no sink gets; waits for the device."""
         with self._lock:
+            if self._closed and self.history.last is not None:
+                return self.history.last
             if self._state is None:
                 return Record(step=self.global_step, update=0, time=0.0, names=tuple(self.reward_names), scalars={})
             return self.accumulator.record(self._state, list(self._steps))
@@ -165,10 +167,9 @@ class RewardMonitor:
     def get_history(self) -> History:
         """Return the history up to now, steps that have not been emitted included."""
         with self._lock:
-            if self._reporter is not None:
+            if self._reporter is not None and not self._closed:
                 self._reporter.flush()
-            record = self.read()
-            history = self.history.with_record(record)
+            history = self.history.with_record(self.read())
         history.config = asdict(self.accumulator)
         return history
 
@@ -194,8 +195,13 @@ class RewardMonitor:
                 self._state = self._reporter.flush(self._state)
 
     def close(self, timeout_seconds: float = 30.0) -> None:
-        """Emit what is left, with run quantiles, and close the sinks. Never raises; `read` still works."""
+        """Emit what is left, with run quantiles, and close the sinks. Never raises; what is known stays readable.
+
+        Reading needs no device from then on: Tunix leaves a listener in JAX that fails every compilation after it has
+        closed its W&B run.
+        """
         with self._lock:
+            self._closed = True
             if self._reporter is not None:
                 self._reporter.close(self._state, timeout_seconds)
 

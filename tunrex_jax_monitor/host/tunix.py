@@ -38,6 +38,7 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
     size = getattr(getattr(rl_cluster, "algo_config", None), "num_generations", None)
     if size is not None:
         monitoring.set_group_size(int(size))
+    monitoring.expect_steps()
     cluster.with_external_metrics_logger(_hook(monitoring, getattr(cluster, "_external_metrics_logger", None)))
     return rl_cluster
 
