@@ -185,9 +185,16 @@ class GRPOMonitoringIntegration:
         """Tell how many completions a prompt has; no effect once there is data, or where it was given."""
         self._background.put(lambda: self.reward_monitor.set_group_size(group_size))
 
-    def flush(self, timeout_seconds: float = 5.0) -> None:
-        """Wait until what has been handed over so far is in the sinks. Never raises."""
-        self._guarded(lambda: self._background.put(self.reward_monitor.flush))
+    def flush(self, timeout_seconds: float = 5.0, *, wandb_ends: bool = False) -> None:
+        """Wait until what has been handed over so far is in the sinks. Never raises.
+
+        Args:
+          timeout_seconds: how long, at most.
+          wandb_ends: the owner is about to close the W&B run: log there what is held back, and nothing later.
+        """
+        self._background.put(self._flush_all)
+        if wandb_ends:
+            self._background.put(self.metrics_logger.close)
         self._background.drain(timeout_seconds)
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
@@ -266,6 +273,10 @@ class GRPOMonitoringIntegration:
             own = tuple(f"{name}/" for name in monitor.reward_names)
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
+
+    def _flush_all(self) -> None:
+        for monitor in (*self.side_monitors.values(), self.reward_monitor):
+            monitor.flush()
 
     def _export(self) -> None:
         data = self.reward_monitor.get_history().to_export(self.function_monitor.get_all_stats())

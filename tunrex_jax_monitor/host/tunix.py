@@ -14,12 +14,14 @@ from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import name_of
 from tunrex_jax_monitor.host.pool import Round
 
+_LAST_CHANCE = 60.0  # seconds
+
 
 def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> Any:
     """Let a monitor follow a Tunix run: nothing else needs to be called but `monitoring.finalize()` at the end.
 
     A logger that is attached already is called first, as before. Nothing that the monitor does raises into training or
-    waits for the device.
+    waits for the device; before Tunix closes its W&B run, it waits for the monitor, for at most a minute.
 
     Args:
       rl_cluster: the `RLCluster`, or the learner, which also tells the completions per prompt.
@@ -40,6 +42,7 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
         monitoring.set_group_size(int(size))
     monitoring.expect_steps()
     cluster.with_external_metrics_logger(_hook(monitoring, getattr(cluster, "_external_metrics_logger", None)))
+    _flush_before_close(getattr(cluster, "actor_trainer", None), monitoring)
     return rl_cluster
 
 
@@ -93,11 +96,26 @@ def _hook(monitoring: GRPOMonitoringIntegration, before: Callable[[Any], object]
         mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, names)
         if rounds:
             monitoring.end_step(buffer.global_steps, {mode: rounds})
-        elif mode == "train":  # the last one holds times only, and comes just before Tunix closes its W&B run
+        elif mode == "train":
             monitoring.update_step(buffer.global_steps)
-            monitoring.flush()
 
     return hook
+
+
+def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration) -> None:
+    """Let the trainer wait for the monitor before it closes.
+
+    With the trainer Tunix closes its W&B run, and leaves a listener in JAX that fails every compilation from then on.
+    """
+    close = getattr(trainer, "close", None)
+    if close is None:
+        return
+
+    def flush_and_close(*args: Any, **kwargs: Any) -> Any:
+        monitoring.flush(_LAST_CHANCE, wandb_ends=True)
+        return close(*args, **kwargs)
+
+    trainer.close = flush_and_close
 
 
 def _names(monitoring: GRPOMonitoringIntegration) -> dict[str, str]:

@@ -88,7 +88,7 @@ class WandbSink:
 
     def write(self, record: Record) -> None:
         """Log one record; without a run, say so once and go on."""
-        run = self._find()
+        run = None if self._closed else self._find()
         if run is None:
             return
         self._log(run, self._row(record), record.step)
