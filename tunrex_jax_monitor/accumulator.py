@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, UInt
 from tunrex_jax_monitor.device import alerts, batch, merge, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
-from tunrex_jax_monitor.device.config import Config, as_integer
+from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer
 from tunrex_jax_monitor.device.state import Clock, MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 
@@ -45,7 +45,7 @@ class RewardAccumulator(Config):
         """
         size = self.window_size
         if batch_size is not None:
-            size = max(size, as_integer("batch_size", batch_size, 1))
+            size = max(size, as_integer("batch_size", batch_size, 1, MAX_COUNTED))
         return state_lib.init(self, size)
 
     def update(

@@ -148,6 +148,18 @@ def test_detection_that_is_off_tells_nothing() -> None:
     assert not active.any()
 
 
+@pytest.mark.parametrize(
+    ("options", "quiet"), [({"warmup_steps": 180}, 180), ({"warmup_steps": 60, "ema_alpha_short": 0.9}, 60)]
+)
+def test_a_long_warm_up_is_kept(options: dict[str, float], quiet: int) -> None:
+    x = np.random.default_rng(15).normal(1, 0.1, (1, 240, 16)).astype(np.float32)
+    x[0, 40:45], x[0, quiet + 5 :] = 100.0, -1000.0
+    began, _ = bench.watch(trm.RewardAccumulator(("r",), **options), x)
+    told = [_index(kind) for kind in (Alert.OUTLIER, Alert.DROP, Alert.SPIKE)]
+    assert not began[0, :quiet, told].any()
+    assert began[0, quiet:, told].any()
+
+
 def test_an_episode_is_counted_once_and_again_after_it_has_ended() -> None:
     x = np.random.default_rng(10).normal(2, 1, (1, 120, 16)).astype(np.float32)
     x[0, 20:30, 0] = np.nan  # one episode

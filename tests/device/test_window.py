@@ -10,7 +10,7 @@ from tests.datasets import Case, grid, upcast
 from tests.device import support
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import window
-from tunrex_jax_monitor.device.bits import to_words
+from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.summary import QUANTILES
 
 order_statistics = jax.jit(window.order_statistics, static_argnums=2)
@@ -20,7 +20,7 @@ NEVER = jnp.array([np.inf, np.inf], jnp.float32)
 
 
 def pushed(parts, masks=None, size=50):
-    w = window.init(2, size)
+    w = to_floats(window.init(2, size))
     for i, part in enumerate(parts):
         w = push(w, jnp.asarray(part), None if masks is None else jnp.asarray(masks[i]))
     return w
@@ -74,8 +74,8 @@ def test_join_appends_what_the_second_window_holds():
     a, b = parts(30, 35)
     joined = window.join(pushed([a]), pushed([b]))
     np.testing.assert_array_equal(np.asarray(joined), last(np.concatenate([a, b], axis=1), 50))
-    support.assert_same_bits(window.join(window.init(2, 50), pushed([a])), pushed([a]))
-    support.assert_same_bits(window.join(pushed([a]), window.init(2, 50)), pushed([a]))
+    support.assert_same_bits(window.join(to_floats(window.init(2, 50)), pushed([a])), pushed([a]))
+    support.assert_same_bits(window.join(pushed([a]), to_floats(window.init(2, 50))), pushed([a]))
 
 
 @pytest.mark.parametrize("case", grid(sizes=(1, 2, 7, 50), dtypes=("float32", "bfloat16")))
@@ -119,14 +119,14 @@ def test_statistics_equal_numpy(name):
 
 
 def test_an_empty_window_has_no_statistics():
-    s = stats(window.init(2, 50), jnp.zeros(2, jnp.float32), NEVER, NEVER)
+    s = stats(to_floats(window.init(2, 50)), jnp.zeros(2, jnp.float32), NEVER, NEVER)
     assert not any(np.asarray(v).any() for v in s)
 
 
 def test_median_of_a_32_to_68_split_of_0_and_3_is_exactly_3():
     acc = RewardAccumulator(("x",), window_size=100)
     x = np.repeat(np.array([0, 3], np.float32), (32, 68))
-    state = acc.init()._replace(window=to_words(push(window.init(1, 100), jnp.asarray(x[None]), None)))
+    state = acc.init()._replace(window=to_words(push(to_floats(window.init(1, 100)), jnp.asarray(x[None]), None)))
     assert acc.record(state).scalars["x/median"] == 3.0
 
 

@@ -165,6 +165,7 @@ def test_the_default_program_holds_no_callback():
 def test_words_out_of_order_are_put_in_order(reporter, sink):
     rows = numbered(40)
     order = np.concatenate([start + np.random.default_rng(5).permutation(8) for start in range(0, 40, 8)])
+    order = [1, 0, *(i for i in order if i > 1)]  # the first of all is not known to be that, so it may be one late
     for i in order:
         reporter.callback(rows[i])
     finish(reporter)

@@ -171,6 +171,40 @@ def test_two_writers_of_one_directory_do_not_mix(tmp_path):
     assert [record.step for record in read_records(tmp_path)] == [0]
 
 
+def test_a_run_that_is_being_written_is_not_overwritten(tmp_path):
+    live, other = JsonlSink(tmp_path), JsonlSink(tmp_path, overwrite=True)
+    live.write(make_record(0))
+    with pytest.raises(FileExistsError, match="another reporter is writing"):
+        other.write(make_record(1))
+    assert [record.step for record in read_records(tmp_path)] == [0]
+    live.close()
+
+
+def test_a_forked_child_does_not_keep_the_directory_locked(tmp_path):
+    done = run_python(
+        """
+import os, signal, time
+sink = JsonlSink(sys.argv[1])
+sink.write(record(0))
+reads, writes = os.pipe()
+child = os.fork()
+if not child:
+    os.write(writes, b"x")
+    time.sleep(60)
+    os._exit(0)
+os.read(reads, 1)
+sink._file.close()  # as a kill -9 of the parent would
+try:
+    JsonlSink(sys.argv[1], overwrite=True).write(record(1))
+    print("free")
+finally:
+    os.kill(child, signal.SIGKILL)
+""",
+        tmp_path,
+    )
+    assert done.stdout == "free\n", done.stderr
+
+
 def test_overwrite_removes_the_old_run_only_when_the_new_one_begins(tmp_path):
     write_run(tmp_path, [1, 2])
     (tmp_path / "mine.txt").write_text("kept")

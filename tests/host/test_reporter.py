@@ -137,6 +137,68 @@ def test_series_and_alerts_are_told_at_the_owners_steps(sink):
     assert {alert.step for record in sink.records for alert in record.alerts if alert.type == "NONFINITE"} == {101}
 
 
+def test_updates_before_the_first_known_step_are_counted_back(sink):
+    mon = ACC.init()
+    for i in range(3):
+        mon = ACC.update_jit(mon, batch(i))
+    with Reporter(ACC, [sink]) as reporter:
+        for step in (13, 14, 15, 17):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(step)))
+    assert sink.records[0].series["step"] == [13, 14, 15, 17]  # the trace holds four updates of seven
+
+
+def test_a_run_that_goes_back_in_mid_interval_tells_the_steps_that_count(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, 5)
+        saved = jax.tree.map(jnp.copy, mon)
+        mon = run_loop(reporter, 1, mon=mon, first=5)
+        run_loop(reporter, 2, mon=saved, first=5)
+    assert sink.records[1].series["step"] == [4, 5, 6]
+
+
+def test_a_step_that_is_no_number_costs_the_number_only(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for i, step in enumerate((10, None, "x", np.array([13]))):
+            mon = ACC.update_jit(mon, batch(i))
+            with without_runtime_types():
+                mon = reporter.step(step, mon)
+    assert sink.records[0].series["step"] == [10, 11, 12, 13]
+    assert "step: got None, allowed: a whole number" in caplog.text
+
+
+def test_a_checkpoint_by_flush_records_no_step_twice(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        reporter.flush(run_loop(reporter, 6))
+    assert [step for record in sink.records for step in record.series["step"]] == list(range(6))
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("bad", [5, "state", object()])
+def test_close_and_flush_raise_nothing_whatever_they_are_given(sink, bad):
+    reporter = Reporter(ACC, [sink])
+    run_loop(reporter, EVERY)
+    with without_runtime_types():
+        reporter.flush(bad)
+        reporter.flush(timeout_seconds="long")
+        reporter.close(bad, timeout_seconds=float("nan"))
+    assert updates(sink.records) == [EVERY]
+
+
+def test_sinks_may_be_a_generator(sink):
+    with Reporter(ACC, (s for s in [sink])) as reporter:
+        run_loop(reporter, EVERY)
+    assert updates(sink.records) == [EVERY, EVERY]
+
+
+def test_a_wrong_sink_costs_no_run(tmp_path):
+    with Reporter(ACC, run_dir=tmp_path) as reporter:
+        run_loop(reporter, EVERY)
+    with pytest.raises(TypeError, match="sink: got <class"):
+        Reporter(ACC, [JsonlSink(tmp_path, overwrite=True), MemorySink])
+    assert len(read_records(tmp_path)) == 2
+
+
 @pytest.mark.parametrize(("updates_per_step", "expected"), [(2, [3, 3, 6, 6]), (3, [3, 6, 6, 6])])
 def test_several_updates_of_one_step_share_its_number(sink, updates_per_step, expected):
     with Reporter(ACC, [sink]) as reporter:
@@ -170,6 +232,25 @@ def test_a_run_that_goes_back_to_a_checkpoint_is_not_taken_for_a_mistake(sink, c
         run_loop(reporter, EVERY, mon=saved, first=EVERY)
     assert [record.step for record in sink.records] == [3, 7, 11, 7, 7]
     assert caplog.messages == []
+
+
+def test_alerts_of_a_past_that_was_given_up_are_not_recent(sink, caplog):
+    acc = RewardAccumulator(("r",), log_frequency=EVERY)
+
+    def run(mon, first, last, fault=None):
+        for step in range(first, last):
+            x = np.random.default_rng(step).normal(size=16).astype(np.float32)
+            x[0] = np.nan if step == fault else x[0]
+            mon = reporter.step(step, acc.update_jit(mon, {"r": x}))
+        return mon
+
+    with Reporter(acc, [sink]) as reporter:
+        mon = run(acc.init(), 0, 8)
+        saved = jax.tree.map(jnp.copy, mon)
+        run(mon, 8, 12, fault=10)
+        run(saved, 8, 16)
+    assert [r.scalars["monitoring/alert_count"] for r in sink.records] == [0, 0, 1, 0, 0, 0]
+    assert [m for m in caplog.messages if "not reset" in m] == []
 
 
 def test_recent_alerts_are_counted_over_all_emissions(sink):

@@ -64,6 +64,26 @@ def test_rows_of_a_second_run_are_counted_as_dropped_and_told(caplog):
     assert caplog.text.count("needs a Reporter of its own") == 1
 
 
+def test_a_resumed_run_is_recorded_in_order_with_the_final_record_last():
+    mon, rows, _ = scan(EVERY)
+    sink = MemorySink()
+    with Reporter(ACC, [sink]) as reporter:
+        reporter.write_rows(rows[1:])
+        reporter.close(mon)
+    assert updates(sink.records) == [8, 12, 12]
+    assert "answer/interval/mean" in sink.records[-1].scalars
+
+
+def test_a_second_seed_is_counted_as_dropped(caplog):
+    rows, sink = numbered(5)[2:], MemorySink()
+    with Reporter(ACC, [sink]) as reporter:
+        reporter.write_rows(rows)
+        reporter.write_rows(rows)
+        reporter.close(ACC.init())
+    assert sink.records[-1].scalars["monitoring/dropped_records"] == 3
+    assert caplog.text.count("needs a Reporter of its own") == 1
+
+
 def test_any_number_of_rows_is_taken():
     sink = MemorySink()
     with Reporter(ACC, [sink]) as reporter:

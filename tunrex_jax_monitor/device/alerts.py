@@ -80,6 +80,7 @@ class Evidence(NamedTuple):
     any_outlier: Array  # bool[R]
     nonfinite: Array  # bool[R]
     constant: Array  # bool[R]: the last `flatline_samples` samples before the step are one value
+    steps: Array  # uint32[rows]: steps before this one, with and without data
 
 
 class Rule(NamedTuple):
@@ -213,7 +214,9 @@ def evaluate(e: Evidence, averages: Ema, memory: Memory, config: Config) -> Rule
     if config.detect == "off":
         never = jnp.zeros((len(TYPES), rows), bool)
         return Rule(never, never)
-    values, warm = ema.value(averages), averages.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+    # The weight counts steps with data, as long as it grows: a hundred or so.
+    warm = averages.weight >= _weight(config.ema_alpha_short, config.warmup_steps)
+    values, warm = ema.value(averages), warm & (e.steps >= np.uint32(config.warmup_steps))[None]
     of_rewards, warm_mean = Averages(*values[:, :rewards]), Averages(*warm[:, :rewards]).short
     armed = (memory.flags[:rewards] >> ARMED) & 1 == 1
     nonfinite = jnp.zeros(rewards, bool) if config.detect == "literal" else e.nonfinite

@@ -105,11 +105,19 @@ def to_arrays(config: Config, rewards: Mapping[str, Samples]) -> dict[str, Any]:
 def _from_list(argument: str, value: Any) -> Any:
     """Make an array of a Python list, which inside a jitted function holds tracers, or of lists of them."""
     if not isinstance(value, list | tuple):
-        return value
+        return value if hasattr(value, "dtype") and value.dtype != object else _to_array(argument, value)
     rows_ = [_from_list(argument, item) for item in value]
     if len({jnp.shape(row) for row in rows_}) > 1:
         raise invalid(argument, "a ragged list", "rows of one length", "Pad them, and mask what is not there.")
-    return jnp.stack([jnp.asarray(row) for row in rows_]) if rows_ else jnp.zeros(0, jnp.float32)
+    return jnp.stack(rows_) if rows_ else jnp.zeros(0, jnp.float32)
+
+
+def _to_array(argument: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        got = f"{type(value).__name__} {value!r}"[:80]
+        raise invalid(argument, got, "numbers that fit 32 bits", "Replace it by a number, or mask it.") from error
 
 
 def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:

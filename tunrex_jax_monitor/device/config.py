@@ -5,13 +5,14 @@ Everything that fixes a shape or a constant of the compiled program is here, so 
 
 import dataclasses
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any, Literal
 
 import numpy as np
 
 RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward", "reward_fn", "rewards"})
 MAX_ATOMS = 16
+MAX_COUNTED = 2**24  # a float32 counts no further
 _LARGEST, _SMALLEST = (float(v) for v in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
 
 
@@ -110,8 +111,10 @@ class Config:
         return len(self.reward_names)
 
     def _check_sizes(self) -> None:
-        for field, low in (("window_size", 1), ("log_frequency", 1), ("min_samples", 1), ("flatline_samples", 2)):
+        for field, low in (("log_frequency", 1), ("min_samples", 1)):
             _set(self, field, as_integer(field, getattr(self, field), low))
+        for field, low in (("window_size", 1), ("flatline_samples", 2)):
+            _set(self, field, as_integer(field, getattr(self, field), low, MAX_COUNTED))
         for field in ("warmup_steps", "cooldown_steps"):
             _set(self, field, as_integer(field, getattr(self, field), 0))
         if self.group_size is not None:
@@ -167,16 +170,20 @@ def _set(config: Config, field: str, value: object) -> None:
     object.__setattr__(config, field, value)  # the class is frozen for everybody else
 
 
-def as_integer(argument: str, got: object, low: int) -> int:
+def as_integer(argument: str, got: Any, low: int, high: int = 2**31 - 1) -> int:
     """Return a Python int, of an integer of Python or numpy."""
-    if isinstance(got, bool) or not isinstance(got, numbers.Integral) or got < low:
-        raise invalid(argument, got, f"a whole number, {low} or more", "Sizes fix the shapes of the compiled program.")
+    is_whole = isinstance(got, numbers.Integral) and not isinstance(got, bool)
+    if not is_whole or not low <= int(got) <= high:
+        allowed = f"a whole number, {low} or more" + (f", at most {high}" if is_whole and int(got) > high else "")
+        raise invalid(argument, got, allowed, "Sizes fix the shapes of the compiled program.")
     return int(got)
 
 
 def _real(argument: str, got: Any) -> float:
     """Return a Python float that the device, which computes in float32, neither loses nor overflows."""
     is_number = isinstance(got, numbers.Real) and not isinstance(got, bool)
+    if isinstance(got, np.floating):
+        got = float(got)  # of a narrow type, comparing would overflow
     if not is_number or not -_LARGEST <= got <= _LARGEST:
         raise invalid(argument, got, f"a finite number, at most {_LARGEST:.2g} (float32)", "Give a Python float.")
     if 0 < abs(got) < _SMALLEST:
@@ -185,8 +192,10 @@ def _real(argument: str, got: Any) -> float:
 
 
 def _sequence(argument: str, got: object, allowed: str, remedy: str) -> tuple[Any, ...]:
-    """Return the items of an iterable that is no string; an array without axes is none."""
-    if not isinstance(got, str) and isinstance(got, Iterable) and getattr(got, "ndim", 1) != 0:
+    """Return the items of an iterable that has an order: no text, no set, no array without axes."""
+    if isinstance(got, str | bytes | bytearray | Set) or getattr(got, "ndim", 1) == 0:
+        raise invalid(argument, got, allowed, remedy)
+    if isinstance(got, Iterable):
         return tuple(got)
     raise invalid(argument, got, allowed, remedy)
 
@@ -229,6 +238,7 @@ def _known(argument: str, got: Mapping[Any, Any], names: tuple[str, ...]) -> Non
 
 
 def _atoms(got: object) -> tuple[float, ...]:
+    got = sorted(got) if isinstance(got, Set) else got
     items = _sequence("atoms", got, "a sequence of numbers", "For example atoms=(0, 0.5, 1).")
     atoms = tuple(sorted(_real("atoms", item) for item in items))
     if len(atoms) > MAX_ATOMS or len({np.float32(atom) for atom in atoms}) != len(atoms):

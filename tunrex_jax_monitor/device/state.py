@@ -121,7 +121,7 @@ def init(config: Config, window_size: int) -> MonitorState:
     return MonitorState(
         fields=_join(init_fields(config)),
         trace=jnp.zeros((config.log_frequency, len(TraceRow._fields), rows), jnp.uint32),
-        window=to_words(window.init(config.rewards, window_size)),  # floats with NaN would stop `jax_debug_nans`
+        window=window.init(config.rewards, window_size),
         sketch_low=empty.low,
         sketch_high=empty.high,
         sketch_greatest=empty.greatest,

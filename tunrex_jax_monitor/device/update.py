@@ -175,6 +175,7 @@ def _judge(config: Config, fields: Fields, stats: WindowStats, counted: Tally, a
         batch_outliers=counted.outliers[:r].astype(jnp.float32),
         any_outlier=any_outlier,
         nonfinite=nonfinite[:r] > 0,
+        steps=Clock(*fields.clock).updates,
         constant=Recent(*fields.recent).repeats[:r] >= np.float32(config.flatline_samples),
     )
     rule = alerts.evaluate(evidence, fields.averages, memory, config)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, UInt
 
 from tunrex_jax_monitor.device.bits import from_order_key, order_key, two_sum
 from tunrex_jax_monitor.device.reduce import reduce_together
@@ -31,9 +31,9 @@ class WindowStats(NamedTuple):
     at_max: Array
 
 
-def init(rewards: int, size: int) -> Float[Array, "R W"]:
-    """Return an empty window."""
-    return jnp.full((rewards, size), np.float32(np.nan))
+def init(rewards: int, size: int) -> UInt[Array, "R W"]:
+    """Return the words of an empty window: as floats, their NaN would stop `jax_debug_nans`."""
+    return jnp.full((rewards, size), np.float32(np.nan).view(np.uint32))
 
 
 def push(

@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 1024  # emissions that may wait; each is a few kB
 _HELD = 8  # unordered emissions that may wait for an earlier one
+_LATE = 2  # intervals by which a second copy of an emission may come late
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
 )
 
 _SEEN = (
-    "Reporter.write_rows was given rows of updates that it has recorded already; they are counted as dropped. "
-    "A second run, another seed, or a run that went back to a checkpoint needs a Reporter of its own."
+    "The reporter was given updates by callback or write_rows that it has recorded already; they are counted as "
+    "dropped. A second run, another seed, or a run that went back to a checkpoint needs a Reporter of its own."
 )
 _UNUSED = (
     "Reporter.step was given a monitor state that no update has seen, so there is nothing to report. "
@@ -143,27 +144,28 @@ class Builder:
     def _build(self, emission: Emission) -> None:
         summary = self._acc.unpack(np.asarray(emission.words))
         self._check_reset(summary)
+        self._release()  # what came by callback before
+        self._sorter.last = int(summary.updates)
         self._deliver(emission, summary)
 
     def _sort(self, emission: Emission, shortest: int) -> None:
         summary = self._acc.unpack(emission.words)
-        if int(summary.interval) >= shortest:
-            self._sorter.add(int(summary.updates), int(summary.interval), (emission, summary))
+        if int(summary.interval) < shortest:
+            return
+        updates, interval = int(summary.updates), int(summary.interval)
+        if self._sorter.add(updates, interval, (emission, summary)):
             self._release(_HELD)
-
-    def _sort_row(self, row: np.ndarray, time: float) -> None:
-        if int(row[1]) <= self._sorter.last:
+        elif not shortest or updates + _LATE * interval < self._sorter.last:  # no copy made by vmap, remat or a device
             self.lose()
             self._tell(_SEEN)
-        else:
-            self._sort(Emission(row, time), 0)
 
     def _sort_rows(self, rows: np.ndarray, time: float) -> None:
         if rows.ndim != 2:
             remedy = "Of a vmapped scan, hand one seed's rows to one reporter."
             raise invalid("rows", f"{rows.dtype}{list(rows.shape)}", "uint32[n, words]", remedy)
         for row in rows:
-            self._attempt(partial(self._sort_row, row, time))
+            self._attempt(partial(self._sort, Emission(row, time), 0))
+        self._release()  # rows come in order
 
     def _release(self, held: int = 0) -> None:
         for emission, summary in self._sorter.take(held):
@@ -175,7 +177,7 @@ class Builder:
             worker.put(record)
 
     def _record(self, emission: Emission, summary: Summary) -> Record:
-        steps = [int(step) for step in emission.steps] or count_back(summary, int(summary.updates) - 1)
+        steps = self._numbers(emission.steps) or count_back(summary, int(summary.updates) - 1)
         record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=self.dropped)
         if emission.state is not None:
             transfer.with_run(self._acc, record, summary, emission.state)
@@ -186,6 +188,20 @@ class Builder:
         self._add_extra(record)
         self._last = record
         return record
+
+    def _numbers(self, steps: Sequence[Any]) -> list[int]:
+        """Return the owner's steps; one that is no number counts on from the last, since the statistics need none."""
+        numbers: list[int] = []
+        for step in steps:
+            number, error = attempt(partial(_to_int, step))
+            if number is None:
+                last = -1 if self._last is None else self._last.step
+                number = (numbers[-1] if numbers else last) + 1
+                self._tell(
+                    f"step: got {step!r}, allowed: a whole number. Pass the step that ends; counting on. ({error})"
+                )
+            numbers.append(number)
+        return numbers
 
     def _add_extra(self, record: Record) -> None:
         """Add the owner's scalars, those that are numbers; the record's own keys stay."""
@@ -209,7 +225,7 @@ class Builder:
         last, self._last_update = self._last_update or 0, int(summary.updates)
         if not int(summary.updates):
             self._tell(_UNUSED)
-        elif int(summary.interval) > int(summary.updates) - last >= 0:  # below 0 the owner went back to a checkpoint
+        elif int(summary.interval) > int(summary.updates) - last > 0:  # else the owner went back to a checkpoint
             self._tell(_STALE)
 
     def _tell(self, message: str) -> None:
@@ -225,16 +241,19 @@ class _Sorter:
       last: the update of the newest one taken.
 
     An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
-    a checkpoint begins with one, and waits for `held` emissions once.
+    a checkpoint begins with one, and waits for two more emissions once.
     """
 
     def __init__(self) -> None:
         self.last = 0
         self._waiting: dict[int, tuple[int, Any]] = {}
 
-    def add(self, update: int, interval: int, item: Any) -> None:
-        if update > self.last:
-            self._waiting.setdefault(update, (interval, item))
+    def add(self, update: int, interval: int, item: Any) -> bool:
+        """Take an emission; False when there has been one of this update."""
+        if update <= self.last or update in self._waiting:
+            return False
+        self._waiting[update] = interval, item
+        return True
 
     def take(self, held: int) -> list[Any]:
         """Return what follows without a gap, and the oldest beyond `held`."""
@@ -242,12 +261,16 @@ class _Sorter:
         while self._waiting:
             update = min(self._waiting)
             interval, item = self._waiting[update]
-            if update - interval > self.last and len(self._waiting) <= held:
+            if update - interval > self.last and len(self._waiting) <= (held if self.last else min(held, 2)):
                 break
             del self._waiting[update]
             self.last = update
             taken.append(item)
         return taken
+
+
+def _to_int(step: Any) -> int:
+    return step if type(step) is int else int(np.asarray(step).reshape(()))
 
 
 def _run_and_set(job: Callable[[], object], done: threading.Event) -> None:

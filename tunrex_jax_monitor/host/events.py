@@ -25,7 +25,9 @@ class AlertHistory:
     def count(self, s: Summary, steps: int) -> int:
         """Take in what a summary knows, and return how many alerts began in its last `steps` updates."""
         last = int(s.updates)
-        self._began = {at for at in self._began.union(_began(s)) if last - steps < at[0] <= last}
+        first = last - int(s.interval)  # what was told of later updates belongs to a past that has been given up
+        before = {at for at in self._began if last - steps < at[0] <= first}
+        self._began = before | {at for at in _began(s) if last - steps < at[0]}
         return len(self._began)
 
 
@@ -60,9 +62,20 @@ def alerts(config: Config, s: Summary, steps: Sequence[int]) -> tuple[AlertEvent
 
 
 def _step_of(s: Summary, steps: Sequence[int]) -> Callable[[int], int]:
-    """Return what gives the owner's step of an update; several updates of a step share it, in equal parts."""
-    last, interval = int(s.updates), max(int(s.interval), 1)
-    return lambda update: steps[-1 - (last - update) * len(steps) // interval]
+    """Return what gives the owner's step of an update.
+
+    Several updates of a step share it, in equal parts. Where the updates do not go up in the steps, some came before
+    the first step that is known: then there is one to a step.
+    """
+    last, interval, known = int(s.updates), max(int(s.interval), 1), len(steps)
+
+    def step_of(update: int) -> int:
+        back = last - update
+        if interval < known or interval % known == 0:
+            return steps[-1 - back * known // interval]
+        return steps[-1 - back] if back < known else steps[0] - (back - known + 1)
+
+    return step_of
 
 
 def _began(s: Summary) -> list[tuple[int, int, Alert]]:

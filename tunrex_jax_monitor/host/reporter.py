@@ -32,9 +32,10 @@ from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
 from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
-from tunrex_jax_monitor.host.worker import SinkWorker
+from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_DEFAULT = 30.0  # seconds
 _LONGEST = 1e6  # seconds; a lock refuses to wait for ever in one go
 
 
@@ -69,15 +70,15 @@ class Reporter:
         on_record: Callable[[Record], object] | None = None,
         extra_scalars: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
-        _check(acc, sinks, on_record)
+        sinks = _check(acc, sinks, on_record)
         self._acc = acc
         self._reads = jax.process_index() == 0
         self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: threading.Thread | None = None
-        self._steps: list[SupportsInt] = []  # the owner's, since the last emission
-        self._seconds = 0.0
-        self._last_step: SupportsInt | None = None
+        self._steps: list[Any] = []  # the owner's, since the last emission
+        self._calls, self._seconds = 0, 0.0  # likewise
+        self._last_step: Any = None
         self._state: MonitorState | None = None
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = False
@@ -104,9 +105,9 @@ class Reporter:
         return state
 
     def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
-        self._last_step = transfer.hold(step)
-        self._steps.append(self._last_step)
-        is_due = len(self._steps) >= self._acc.log_frequency
+        self._note(transfer.hold(step))
+        self._calls += 1
+        is_due = self._calls >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
@@ -114,6 +115,13 @@ class Reporter:
         self._state = state
         self._seconds += time.perf_counter() - start
         return state
+
+    def _note(self, step: Any) -> None:
+        """Take note of the owner's step; going back to a checkpoint takes the steps behind it away."""
+        while self._steps and isinstance(step, int) and isinstance(self._steps[-1], int) and self._steps[-1] >= step:
+            self._steps.pop()
+        self._steps.append(step)
+        self._last_step = step
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
@@ -127,10 +135,10 @@ class Reporter:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            overhead = 1e3 * self._seconds / len(self._steps) if self._steps else None
+            overhead = 1e3 * self._seconds / self._calls if self._calls else None
             steps = self._steps or ([] if self._last_step is None else [self._last_step])
             self._builder.put(Emission(words, time.time(), steps, overhead, state if with_run else None))
-        self._steps, self._seconds = [], 0.0
+        self._steps, self._calls, self._seconds = [], 0, 0.0
         return fresh
 
     @property
@@ -141,6 +149,7 @@ class Reporter:
 
     def _receive(self, words: Any) -> None:
         if self._reads and not self._closed:
+            self._is_pushed = True
             self._put(
                 lambda: self._put_words(np.array(words))
             )  # raised on, it would cost the trainer its donated state
@@ -170,7 +179,7 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        end = time.monotonic() + min(timeout_seconds, _LONGEST)
+        end = time.monotonic() + _seconds(timeout_seconds)
         state = self._emit_rest(state, end)
         for worker in self._workers:
             worker.flush(max(0.0, end - time.monotonic()))
@@ -186,8 +195,11 @@ class Reporter:
         """
         if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        timeout_seconds = min(timeout_seconds, _LONGEST)
-        self._emit_rest(self._take_final(state), time.monotonic() + timeout_seconds)
+        timeout_seconds = _seconds(timeout_seconds)
+        final, error = attempt(partial(self._take_final, state))
+        if error is not None:
+            _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
+        self._emit_rest(final, time.monotonic() + timeout_seconds)
         self._closed = True
         self._builder.close(timeout_seconds)
         _finish(self._workers, time.monotonic() + timeout_seconds)
@@ -209,7 +221,8 @@ class Reporter:
             return state
         self._prepare(state, wait=True)
         self._is_pushed = False  # what was missing until now is there
-        return self._emit(state, with_run=True)
+        self._state = self._emit(state, with_run=True)
+        return self._state
 
     def _take_final(self, given: MonitorState | None) -> MonitorState | None:
         """Return the state to emit at the end, once: a close that was interrupted may be called again."""
@@ -247,6 +260,12 @@ class Reporter:
         self.close()
 
 
+def _seconds(timeout: Any) -> float:
+    """Return a time that can be waited; anything else must not hurt a training that is about to end."""
+    seconds, _ = attempt(partial(float, timeout))
+    return min(max(seconds, 0.0), _LONGEST) if seconds is not None and seconds == seconds else _DEFAULT
+
+
 class _OnRecord:
     """The user's `on_record`, as a sink."""
 
@@ -260,7 +279,8 @@ class _OnRecord:
         """There is nothing to close."""
 
 
-def _check(acc: object, sinks: object, on_record: object) -> None:
+def _check(acc: object, sinks: object, on_record: object) -> list[Sink]:
+    """Return the sinks; nothing has begun in them when an argument is wrong."""
     if not isinstance(acc, RewardAccumulator):
         raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
     if not isinstance(sinks, Iterable):
@@ -270,6 +290,9 @@ def _check(acc: object, sinks: object, on_record: object) -> None:
         raise invalid("sinks", every, "each sink once", "Two threads would write to it: take the second out.")
     if on_record is not None and not callable(on_record):
         raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
+    for sink in every:
+        require_sink(sink)
+    return every
 
 
 def _start(

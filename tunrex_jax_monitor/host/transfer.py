@@ -1,9 +1,11 @@
 """The only device-to-host copies: a packed summary at each emission, the run sketch when a run is read out."""
 
+import copy
 import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, SupportsInt
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from tunrex_jax_monitor.device.state import MonitorState, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import quantiles, reading
 from tunrex_jax_monitor.host.events import AlertHistory, count_back
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.quantiles import RunSketch
 from tunrex_jax_monitor.host.record import Record
 
@@ -32,10 +35,12 @@ def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n
     return words, state._replace(fields=fields)
 
 
-def hold(number: Any) -> SupportsInt:
+def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
-    is_on_device = isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
-    return jnp.copy(number) if is_on_device else int(number)
+    if isinstance(number, jax.Array) or hasattr(number, "__jax_array__"):
+        return jnp.copy(number)
+    found, _ = attempt(partial(int, number))
+    return copy.copy(number) if found is None else found
 
 
 def prepare_emit(acc: "RewardAccumulator", state: MonitorState) -> Callable[[], object]:
@@ -61,6 +66,9 @@ def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | S
     if isinstance(source, MonitorState):
         summary = acc.unpack(np.asarray(_pack(acc, source)))
         return with_run(acc, _to_record(acc, summary, step), summary, source)
+    if isinstance(source, Summary) and np.shape(source.window)[-1] != acc.rewards:
+        got = f"a summary of {np.shape(source.window)[-1]} rewards"
+        raise invalid("state_or_summary", got, f"one of {acc.rewards}", "Read it with the accumulator that made it.")
     if not isinstance(source, Summary):
         raise invalid(
             "state_or_summary", type(source).__name__, "a MonitorState or a Summary", "Pass what init() returned."

@@ -41,7 +41,7 @@ class SinkWorker:
         on_failure: Callable[[Exception], None] | None = None,
         label: str | None = None,
     ) -> None:
-        _require_sink(sink)
+        require_sink(sink)
         _require_capacity(capacity)
         self.error: Exception | None = None
         self._sink = sink
@@ -166,7 +166,8 @@ def _without_exit(action: Callable[[], object]) -> None:
         raise RuntimeError(f"called sys.exit({error.code!r})") from error
 
 
-def _require_sink(sink: object) -> None:
+def require_sink(sink: object) -> None:
+    """Refuse what cannot take records."""
     if isinstance(sink, type) or not isinstance(sink, Sink):
         raise TypeError(
             f"sink: got {sink!r}, allowed an object with write(record) and close(). "

@@ -7,6 +7,7 @@ itself is waited for once, in `close`. Reports and the command line read nothing
 
 import contextlib
 import os
+import weakref
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
@@ -35,6 +36,9 @@ class JsonlSink:
     durable = True
 
     def __init__(self, run_dir: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        if not isinstance(overwrite, bool):
+            remedy = "Leave it out to keep the run that is there."
+            raise ValueError(f"overwrite: got {overwrite!r}, allowed: True or False. {remedy}")
         self.run_dir = _local_path(run_dir)
         self._overwrite = overwrite
         self._file: FileIO | None = None
@@ -69,6 +73,7 @@ class JsonlSink:
         if file is not None:
             with file:
                 os.fsync(file.fileno())
+                _unlock(file)  # a forked child may hold the file open for long
 
     def _opened(self) -> FileIO:
         if self._closed:
@@ -76,13 +81,24 @@ class JsonlSink:
                 f"JsonlSink: got a write after close, allowed one before. Make a new sink ({self.run_dir})."
             )
         if self._file is None:
-            self._require_vacant()
-            if self._overwrite:  # removed, not truncated: a process that still writes the old run keeps its own file
+            file = self._lock(open(self.run_dir / RECORDS, "ab", buffering=0))
+            try:
+                self._require_vacant()  # another writer may have come and gone since the first look
+            except FileExistsError:
+                file.close()
+                raise
+            if self._overwrite:
                 (self.run_dir / MANIFEST).unlink(missing_ok=True)
-                (self.run_dir / RECORDS).unlink(missing_ok=True)
-            self._file = self._lock(open(self.run_dir / RECORDS, "ab", buffering=0))
-            self._require_vacant()  # another writer may have come and gone between the first look and the lock
+                file.truncate(0)
+            self._file = file
+            _OPEN.add(self)
         return self._file
+
+    def _let_go(self) -> None:
+        """Close the file of the parent process in a child of a fork, which would keep it locked."""
+        file, self._file, self._closed = self._file, None, True
+        if file is not None:
+            file.close()
 
     def _lock(self, file: FileIO) -> FileIO:
         """Hold the file while it is open, against this process too; where there are no locks, go without."""
@@ -109,6 +125,24 @@ class JsonlSink:
                 f"run_dir: got '{self.run_dir}', which holds a run, allowed a directory without one. "
                 "Choose another directory, or pass sinks=[JsonlSink(run_dir, overwrite=True)] to lose that run."
             )
+
+
+def _let_all_go() -> None:
+    for sink in list(_OPEN):
+        sink._let_go()
+
+
+_OPEN: weakref.WeakSet[JsonlSink] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_all_go)
+
+
+def _unlock(file: FileIO) -> None:
+    if os.name != "nt":
+        import fcntl
+
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _local_path(run_dir: str | os.PathLike[str]) -> Path:
