@@ -1,11 +1,12 @@
 """The `LoggingBackend` protocol of metrax and Tunix, in both directions: scalars only, `log_scalar` and `close`."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.host.record import Record
 
 
+@runtime_checkable
 class LoggingBackend(Protocol):
     """What metrax and Tunix log to."""
 

@@ -1,0 +1,113 @@
+"""RewardMetricsLogger and the integration on W&B, judged by reading offline runs back."""
+
+import logging
+
+import numpy as np
+import pytest
+
+import tunrex_jax_monitor as trm
+from tests import wandb_reader
+
+try:
+    import wandb
+except ImportError:  # tests/conftest.py skips what is marked, or fails it
+    wandb = None
+
+pytestmark = [pytest.mark.wandb, pytest.mark.filterwarnings("default")]  # of what wandb imports
+
+
+@pytest.fixture
+def init(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    yield {"mode": "offline", "dir": tmp_path, "project": "p"}
+    wandb.teardown()
+
+
+def constant(prompts, completions, **kwargs):
+    return [0.25, 0.75] * (len(completions) // 2)
+
+
+def test_rows_join_the_owners_and_carry_their_own_step(init, tmp_path):
+    owner, logger = wandb.init(**init), trm.RewardMetricsLogger(tags=["ours"], config={"lr": 0.5})
+    logger.begin_run({"config": {"window_size": 3}})
+    rng, batches = np.random.default_rng(0), []
+    for step in range(6):
+        batches.append(rng.normal(size=5).astype(np.float32))
+        logger.log_reward_batch({"a": batches[-1].tolist(), "b": 1.0}, step=10 * step)
+        owner.log({"loss": float(step)}, step=step)
+    logger.log_distributions(step=30)
+    logger.log_summary_table({"a": trm.RewardStats("a", mean=1.0)}, step=30)
+    logger.log_alerts(["DROP: a - fell", {"message": "DROP: a - fell again"}, "SPIKE: a - rose"], step=30)
+    logger.log_step({"own/key": 2.0}, step=40)
+    logger.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert [row["loss"] for row in run.history if "loss" in row] == [float(step) for step in range(6)]
+    rows = {row["monitoring/step"]: row for row in run.history if "rewards/a/mean" in row}
+    for step, batch in enumerate(batches[2:], start=2):  # until the owner has moved on, rows are held
+        x = batch.astype(float)
+        row = rows[10 * step]
+        want = {"mean": x.mean(), "std": x.std(), "min": x.min(), "max": x.max(), "median": np.median(x), "count": 5}
+        for key, value in want.items():
+            assert row[f"rewards/a/{key}"] == pytest.approx(value, rel=1e-5)
+    merged = {key for row in run.history for key in row}
+    assert {"a/histogram", "rewards/summary_table", "own/key"} <= merged
+    assert len(run.alerts) == 2
+    assert run.config["lr"] == 0.5
+
+
+def test_without_a_run_one_warning_and_training_goes_on(init, tmp_path, caplog):
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path, log_frequency=2)
+    with caplog.at_level(logging.WARNING):
+        for step in range(6):
+            monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+            monitoring.update_step(step)
+        monitoring.finalize()
+    assert caplog.text.count("W&B: there is no active run") == 1
+    assert (tmp_path / "monitoring_data.json").exists()
+
+
+def test_the_integration_on_somebody_elses_run_keeps_every_row_of_both(init, tmp_path):
+    owner = wandb.init(**init)
+    monitoring = trm.setup_grpo_monitoring(
+        [constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1, histogram_bins=4, wandb_tags=["grpo"]
+    )
+    for step in range(12):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+        owner.log({"loss": float(step)}, step=step)
+    monitoring.finalize()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert [row["loss"] for row in run.history if "loss" in row] == [float(step) for step in range(12)]
+    rows = [row for row in run.history if "constant/mean" in row]
+    assert {row["monitoring/step"] for row in rows} >= set(range(2, 12))
+    assert all(row["constant/mean"] == 0.5 for row in rows)
+    assert rows[-1]["reward_fn/constant/calls"] == 12
+    histograms = [row["constant/histogram"] for row in run.history if "constant/histogram" in row]
+    assert histograms
+    assert all(sum(h["values"]) in range(4, 49) and len(h["values"]) <= 4 for h in histograms)
+
+
+def test_a_run_that_is_finished_under_us_costs_a_message(init, tmp_path, caplog):
+    owner = wandb.init(**init)
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
+    for step in range(6):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+        if step == 3:
+            owner.finish()
+    monitoring.finalize()
+    assert caplog.text.count("the run was finished before the monitor") == 1
+    assert (tmp_path / "out" / "monitoring_data.json").exists()
+
+
+def test_switched_off_it_logs_nowhere(init):
+    logger = trm.RewardMetricsLogger(use_wandb=False)
+    logger.log_step({"a": 1.0})
+    logger.log_reward_batch({"a": [1.0]})
+    logger.log_alerts(["DROP: a - fell"])
+    logger.close()
+    assert not logger.use_wandb
