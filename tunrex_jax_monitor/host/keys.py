@@ -52,7 +52,7 @@ def _reward(config: Config, s: Summary, i: int) -> Iterator[tuple[str, float]]:
     yield "nonfinite_count", float(sum(read_count(s.run_counts[:, k, i]) for k in (1, 2, 3)))
     if config.group_size is not None:
         scored, zero_std = (read_count(s.group_counts[:, k, i]) for k in range(2))
-        yield "group_std", _ratio(_pair(s.group_std[:, i]), scored)
+        yield "group_std", _within_groups(config, s, i)
         yield "frac_zero_std", _ratio(zero_std, scored)
         yield "advantage_share", _ratio(_pair(s.share[:, i]), float(s.share.astype(np.float64).sum()))
 
@@ -125,12 +125,18 @@ def _groups(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
         missed = sum(n * math.comb(size - c, k) for c, n in enumerate(solved)) / math.comb(size, k)
         yield f"groups/pass_at_{k}", _ratio(complete - missed, complete)
         k *= 2
-    yield "groups/std_mean", _ratio(_pair(s.group_std[:, total]), scored)
+    yield "groups/std_mean", _within_groups(config, s, total)
     m2 = _pair(s.group_means[1::2])
     yield "groups/mean_std", math.sqrt(m2 / (scored - 1)) if scored > 1 else math.nan
     yield "groups/effective_ratio", 1.0 - _ratio(zero_std, scored)
     yield "groups/count", float(groups)
     yield "groups/incomplete", float(incomplete)
+
+
+def _within_groups(config: Config, s: Summary, row: int) -> float:
+    """Return the mean standard deviation within a group, ddof 1: one completion has none."""
+    scored = read_count(s.group_counts[:, 0, row])
+    return _ratio(_pair(s.group_std[:, row]), scored) if config.group_size != 1 else math.nan
 
 
 def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
