@@ -156,6 +156,15 @@ def test_a_run_that_goes_back_in_mid_interval_tells_the_steps_that_count(sink):
     assert sink.records[1].series["step"] == [4, 5, 6]
 
 
+def test_steps_that_go_back_without_the_state_keep_their_labels(sink):
+    own = [0, 1, 2, 3, 5, 4, 9, 2]
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for i, step in enumerate(own):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(i)))
+    assert [step for record in sink.records for step in record.series["step"]] == own
+
+
 def test_a_step_that_is_no_number_costs_the_number_only(sink, caplog):
     with Reporter(ACC, [sink]) as reporter:
         mon = ACC.init()

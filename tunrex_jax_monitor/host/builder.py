@@ -18,7 +18,7 @@ from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import reading, transfer
-from tunrex_jax_monitor.host.events import AlertHistory, count_back
+from tunrex_jax_monitor.host.events import AlertHistory, count_back, without_abandoned
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.worker import SinkWorker
@@ -178,6 +178,8 @@ class Builder:
 
     def _record(self, emission: Emission, summary: Summary) -> Record:
         steps = self._numbers(emission.steps) or count_back(summary, int(summary.updates) - 1)
+        if int(summary.interval) % len(steps):
+            steps = without_abandoned(steps)
         record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=self.dropped)
         if emission.state is not None:
             transfer.with_run(self._acc, record, summary, emission.state)

@@ -36,6 +36,20 @@ def count_back(s: Summary, step: int) -> range:
     return range(step + 1 - max(int(s.interval), 1), step + 1)
 
 
+def without_abandoned(steps: Sequence[int]) -> list[int]:
+    """Return the steps without those that a return to a checkpoint has undone.
+
+    >>> without_abandoned([10, 11, 12, 13, 12, 13, 14])
+    [10, 11, 12, 13, 14]
+    """
+    kept: list[int] = []
+    for step in steps:
+        while kept and kept[-1] >= step:
+            kept.pop()
+        kept.append(step)
+    return kept
+
+
 def series(config: Config, s: Summary, steps: Sequence[int]) -> dict[str, list[Any]]:
     """Return the per-step values of the interval by name; None where a step had no data."""
     rows, step_of = list(_trace(s)), _step_of(s, steps)

@@ -77,7 +77,7 @@ class Reporter:
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: threading.Thread | None = None
         self._steps: list[Any] = []  # the owner's, since the last emission
-        self._calls, self._seconds = 0, 0.0  # likewise
+        self._seconds = 0.0
         self._last_step: Any = None
         self._state: MonitorState | None = None
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
@@ -105,9 +105,9 @@ class Reporter:
         return state
 
     def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
-        self._note(transfer.hold(step))
-        self._calls += 1
-        is_due = self._calls >= self._acc.log_frequency
+        self._last_step = transfer.hold(step)
+        self._steps.append(self._last_step)
+        is_due = len(self._steps) >= self._acc.log_frequency
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
@@ -115,13 +115,6 @@ class Reporter:
         self._state = state
         self._seconds += time.perf_counter() - start
         return state
-
-    def _note(self, step: Any) -> None:
-        """Take note of the owner's step; going back to a checkpoint takes the steps behind it away."""
-        while self._steps and isinstance(step, int) and isinstance(self._steps[-1], int) and self._steps[-1] >= step:
-            self._steps.pop()
-        self._steps.append(step)
-        self._last_step = step
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
@@ -135,10 +128,10 @@ class Reporter:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            overhead = 1e3 * self._seconds / self._calls if self._calls else None
+            overhead = 1e3 * self._seconds / len(self._steps) if self._steps else None
             steps = self._steps or ([] if self._last_step is None else [self._last_step])
             self._builder.put(Emission(words, time.time(), steps, overhead, state if with_run else None))
-        self._steps, self._calls, self._seconds = [], 0, 0.0
+        self._steps, self._seconds = [], 0.0
         return fresh
 
     @property
