@@ -159,18 +159,24 @@ def nothing(monitoring, learner):
     pass
 
 
+def attached_twice(monitoring, learner):
+    """Ours twice, and the reward manager as well."""
+    learner["reward_manager"] = trm.register_reward_manager(monitoring)
+    learner["attach"] = lambda trainer: [trm.attach_to_tunix(trainer, monitoring) for _ in range(2)]
+
+
 def both(monitoring, learner):
     """The hook of ours, and a user's clock besides."""
     clock_of_data(monitoring, learner)
     learner["attach"] = lambda trainer: trm.attach_to_tunix(trainer, monitoring)
 
 
-@pytest.mark.parametrize("prepare", [clock_of_data, clock_of_training_hooks, manager, nothing, both])
+@pytest.mark.parametrize("prepare", [clock_of_data, clock_of_training_hooks, manager, nothing, both, attached_twice])
 def test_no_sample_is_lost_or_counted_twice_whoever_keeps_the_steps(example, returned, tmp_path, prepare):
     data = train(example, tmp_path, prepare, "--mini-batches", "2", "--micro-batch", "1", "--steps", "8")
     assert_all_there(data, returned)
     assert data["config"]["group_size"] == GENERATIONS
-    if prepare in (manager, both):
+    if prepare in (manager, both, attached_twice):
         assert data["steps"] == list(range(8))
 
 

@@ -20,13 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, SupportsInt
 
+import numpy as np
+
 from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host.background import Background
-from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector
+from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
 from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
 from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
-from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.history import EXPORT
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
 from tunrex_jax_monitor.host.monitor import RewardMonitor
@@ -39,7 +41,7 @@ from tunrex_jax_monitor.host.sinks.console import ConsoleSink, say
 from tunrex_jax_monitor.host.transfer import hold
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_UNSTEPPED = 64  # rounds that wait for a first update_step; beyond, every round is a step of its own
+_UNSTEPPED = 4096  # rounds that wait for a first update_step; beyond, every round is a step of its own
 
 
 class GRPOMonitoringIntegration:
@@ -129,7 +131,7 @@ class GRPOMonitoringIntegration:
         self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
         self._background = Background("tunrex-monitor")
         self._child = RenderChild(self.run_dir, self.output_dir)
-        self._has_stepped = self._finalized = False
+        self._has_stepped = self._is_given = self._finalized = False
         self._lock = threading.Lock()
         if verbose:
             say(self._banner(enable_anomaly_detection))
@@ -143,7 +145,7 @@ class GRPOMonitoringIntegration:
 
         Args:
           step: the trainer's step.
-          reward_values: samples by name (scalar, list or array), for rewards that no wrapped function returns.
+          reward_values: samples by name (scalar, list or array), in the place of what that function returned.
         """
         self._guarded(lambda: self._end_step(step, reward_values))
 
@@ -154,7 +156,8 @@ class GRPOMonitoringIntegration:
           rewards: samples by name; unknown names are told once and left out.
           mode: "train", or another mode that is kept apart.
         """
-        self._guarded(lambda: self._collector.add(rewards, mode))
+        if not self._is_given:
+            self._guarded(lambda: self._collector.add(rewards, mode))
 
     def end_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
         """End a step whose rewards are all given; what the functions returned is left alone from then on. Never raises.
@@ -174,6 +177,10 @@ class GRPOMonitoringIntegration:
     def stop_listening(self) -> None:
         """Leave what the wrapped functions return alone, but for their counters: it comes by `add_rewards` as well."""
         self._collector.stop_listening()
+
+    def note_mode(self, completions: Any, mode: Any) -> None:
+        """Tell of which mode completions are, since `metric_fn` is not told."""
+        self._collector.note_mode(completions, mode_of(mode))
 
     def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
         """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""
@@ -195,7 +202,7 @@ class GRPOMonitoringIntegration:
         self._background.put(self._flush_all)
         if wandb_ends:
             self._background.put(self.metrics_logger.close)
-        self._background.drain(timeout_seconds)
+        self._background.drain(as_seconds(timeout_seconds))
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
         """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
@@ -203,6 +210,7 @@ class GRPOMonitoringIntegration:
             finalized, self._finalized = self._finalized, True
         if finalized:
             return
+        timeout_seconds = as_seconds(timeout_seconds)
         self._guarded(self._take_rest)
         self._background.close(timeout_seconds)
         for monitor in (self.reward_monitor, *self.side_monitors.values()):
@@ -218,15 +226,18 @@ class GRPOMonitoringIntegration:
 
     def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
         self._has_stepped = True
-        if reward_values:
-            self._collector.add(reward_values, "train")
         rounds = self._collector.take()
+        given = self._collector.to_rounds(reward_values or {})
+        if given:  # in the place of what the functions returned
+            kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
+            rounds["train"] = [*filter(None, kept), *given]
         if rounds:
             self._background.put(partial(self._fold, rounds, hold(step)))
 
     def _end_given_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        self._collector.stop_listening()
-        self._has_stepped = True
+        if not self._is_given:
+            self._is_given = self._has_stepped = True
+            self._collector.stop_listening()
         extra = self._collector.take_advantages() if "train" in rounds else {}
         self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)))
 
@@ -245,7 +256,7 @@ class GRPOMonitoringIntegration:
 
     def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
         """Fold a step into the states, on the thread beside the training."""
-        number = None if step is None else int(step)
+        number, _ = attempt(lambda: None if step is None else int(np.asarray(step).reshape(())))
         for mode, given in rounds.items():
             if mode != "train":
                 self._fold_aside(mode, given, number)

@@ -1,9 +1,12 @@
 """The original document's surface, judged by numpy on what the reward functions really returned."""
 
+import contextlib
 import json
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -358,3 +361,127 @@ def test_detection_may_be_switched_off(tmp_path):
 def test_bad_configuration_fails_at_once(tmp_path, options, message):
     with without_runtime_types(), pytest.raises(ValueError, match=message):
         setup(tmp_path, [constant], **options)
+
+
+def test_given_values_take_the_place_of_what_the_function_returned(tmp_path):
+    monitoring = setup(
+        tmp_path,
+        [constant, lambda prompts, completions, **_: [1.0] * len(completions)],
+        reward_names=["constant", "one"],
+    )
+    for step in range(3):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step, {"constant": [0.25] * 4})
+    for step, bad in enumerate(("abc", ["q"], None), start=3):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step, {"constant": bad})
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["history"]["constant"][:3] == [0.25] * 3
+    assert data["series"]["one/count"] == data["series"]["constant/count"] == [4] * 6
+
+
+def test_completions_are_found_whatever_their_place(tmp_path):
+    def eight(prompts, completions, **kwargs):
+        return [1.0] * len(completions)
+
+    monitoring = setup(tmp_path, [eight])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    for step in range(3):
+        wrapped(["a", "b"], ["c"] * 8)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert export(tmp_path)["series"]["eight/count"] == [8, 8, 8]
+
+
+def test_a_function_that_raises_on_another_thread_costs_its_own_samples_only(tmp_path):
+    def judge(prompts, completions, **kwargs):
+        if len(judged) % 2:
+            judged.append(False)
+            raise TimeoutError("busy")
+        judged.append(True)
+        return [1.0] * len(completions)
+
+    judged, monitoring = [], setup(tmp_path, [constant, judge])
+    functions = monitoring.get_wrapped_reward_functions()
+    with ThreadPoolExecutor(1) as executor:
+        for step in range(10):
+            completions = ["c"] * 4
+            for function in functions:
+                with contextlib.suppress(TimeoutError):
+                    executor.submit(function, prompts=["p"] * 4, completions=completions).result()
+            monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["steps"] == list(range(10))
+    assert data["series"]["constant/count"] == [4] * 10
+    assert data["series"]["judge/count"] == [4, 0] * 5
+
+
+@pytest.mark.parametrize("fault", ["sink", "directory"])
+def test_a_sink_that_cannot_begin_costs_itself_only(tmp_path, caplog, fault):
+    class NoServer(trm.MemorySink):
+        def begin_run(self, manifest):
+            raise ConnectionError("no server")
+
+    monitoring = setup(tmp_path, [constant], sinks=[NoServer()] if fault == "sink" else [])
+    if fault == "directory":
+        monitoring.run_dir.write_text("in the way")
+    for step in range(4):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert export(tmp_path)["series"]["constant/count"] == [4] * 4
+    assert "could not begin" in caplog.text
+
+
+def test_a_reset_begins_anew_in_the_same_run(tmp_path):
+    monitoring = setup(tmp_path, [constant], log_frequency=2)
+    for step in range(6):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+        if step == 2:
+            monitoring.flush(60.0)
+            monitoring.reward_monitor.reset()
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["steps"] == [3, 4, 5]
+    assert data["stats"]["constant"]["run/count"] == 12
+
+
+@pytest.mark.parametrize("step", ["x", None, float("nan"), [5], np.arange(2), jnp.arange(2)])
+def test_a_step_that_is_no_number_costs_the_number_only(tmp_path, step):
+    monitoring = setup(tmp_path, [constant])
+    with without_runtime_types():
+        for given in (3, step):
+            call(monitoring.get_wrapped_reward_functions(), 4)
+            monitoring.update_step(given)
+        monitoring.flush("x")
+        monitoring.finalize(float("nan"))
+    data = export(tmp_path)
+    assert data["series"]["constant/count"] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    "columns", [{"num_generations": [4] * 4}, {"mode": ["math"] * 4}, {"trajectory_ids": 3}, {"mode": None}]
+)
+def test_columns_of_the_data_set_are_not_taken_for_the_trainers_words(tmp_path, columns):
+    monitoring = setup(tmp_path, [constant])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    wrapped(prompts=["p"] * 4, completions=["c"] * 4, **columns)
+    monitoring.update_step(0)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["series"]["constant/count"] == [4]
+    assert data["modes"] == {}
+
+
+def test_a_jax_result_may_be_donated_by_the_trainer(tmp_path):
+    monitoring = setup(tmp_path, [lambda prompts, completions, **_: jnp.arange(4.0)], reward_names=["ramp"])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    double = jax.jit(lambda x: 2.0 * x, donate_argnums=0)
+    for step in range(3):
+        double(wrapped(prompts=["p"] * 4, completions=["c"] * 4)).block_until_ready()
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert export(tmp_path)["history"]["ramp"] == [1.5] * 3

@@ -7,16 +7,21 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from tunrex_jax_monitor.host.functions import Call, to_samples
+from tunrex_jax_monitor.host.functions import RAISED, Call, to_samples
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.pool import Pool, Round, round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 ADVANTAGES = "advantages"
 _REMEMBERED = 256
+_NONE = np.zeros(0, np.float32)
 
 
 class Collector:
@@ -42,46 +47,68 @@ class Collector:
 
     def hear(self, call: Call) -> None:
         """Take in what a reward function returned."""
-        if self._on_group_size is not None:
-            self._learn_group_size(call.keywords)
         mode = mode_of(call.keywords.get("mode", "train"))
-        self.note_mode(call.keywords.get("completions"), mode)
+        self.note_mode(call.completions, mode)
+        if self._on_group_size is not None and mode == "train":
+            attempt(lambda: self._learn_group_size(call.keywords))  # the keywords are the trainer's: anything goes
         if not self._is_listening:
             return
-        samples, expected = capture(call.result), _expected(call)
-        if expected is not None and np.ndim(call.result) == 0:
-            samples = np.full(expected, to_samples(samples)[0], np.float32)
+        samples = self._samples(call)
+        with self._lock:
+            if self._is_listening:
+                self._rewards.add(mode, round_key(call.completions), call.name, samples)
+
+    def _samples(self, call: Call) -> Any:
+        """Return the samples of a call; none where it returned something else, so that its round gets full."""
+        samples, error = attempt(lambda: capture(call.result))
+        expected = 0 if call.result is RAISED else _length(call.completions)
+        if samples is None:
+            self.tell(f"{call.name}: a result could not be recorded: {error}", about=f"result {call.name}")
+            return _NONE
+        if expected and np.ndim(call.result) == 0:
+            return np.full(expected, to_samples(samples)[0], np.float32)
         if expected is not None and np.size(samples) != expected:
             self.tell(
                 f"{call.name} returned {np.size(samples)} rewards for {expected} completions; such calls are left out "
-                "of the statistics. Return one reward per completion."
+                "of the statistics. Return one reward per completion.",
+                about=f"length {call.name}",
             )
-        else:
-            with self._lock:
-                if self._is_listening:
-                    self._rewards.add(mode, round_key(call.arguments, call.keywords), call.name, samples)
+            return _NONE
+        return samples
 
     def stop_listening(self) -> None:
         """Leave what functions return alone, and forget what they returned: it comes by another way as well."""
         with self._lock:
-            if self._is_listening:
-                self._is_listening = False
-                self._rewards.take("all")
+            self._is_listening = False
+            self._rewards.take("all")
 
     def note_mode(self, completions: Any, mode: str) -> None:
         """Remember of which mode completions are: what Tunix tells of their advantages does not say."""
-        self._modes[id(completions)] = mode
-        self._modes.move_to_end(id(completions))
-        while len(self._modes) > _REMEMBERED:
-            self._modes.popitem(last=False)
+        with self._lock:
+            self._modes[id(completions)] = mode
+            self._modes.move_to_end(id(completions))
+            while len(self._modes) > _REMEMBERED:
+                self._modes.popitem(last=False)
 
-    def add(self, rewards: Mapping[str, Any], mode: str) -> None:
+    def add(self, rewards: Mapping[str, Any], mode: Any) -> None:
         """Add a whole round; an unknown name is told once and left out."""
-        for name in rewards.keys() - set(self._names):
-            self.tell(f"There is no reward {name!r}, so it is left out. Known are: {', '.join(self._names)}.")
-        for name in self._names:
-            if rewards.get(name) is not None:
-                self._rewards.add(mode, id(rewards), name, capture(rewards[name]))
+        for round_ in self.to_rounds(rewards):
+            for name, samples in round_.items():
+                self._rewards.add(mode_of(mode), id(rewards), name, samples)
+
+    def to_rounds(self, rewards: Mapping[str, Any]) -> list[Round]:
+        """Return values by name as a round, if there are any; what is unknown or no number is told and left out."""
+        round_: Round = {}
+        for name, value in rewards.items():
+            if name not in self._names:
+                self.tell(f"There is no reward {name!r}, so it is left out. Known are: {', '.join(self._names)}.")
+            elif value is not None:
+                samples, error = attempt(partial(capture, value))
+                if error is None:
+                    round_[name] = samples
+                else:
+                    self.tell(f"{name}: what was given could not be recorded: {error}", about=f"given {name}")
+        return [round_] if round_ else []
 
     def add_advantages(self, advantages: Any, completions: Any) -> None:
         """Add the advantages of some completions, unless these were of another mode than training."""
@@ -97,10 +124,10 @@ class Collector:
         """Take out the rounds of advantages alone."""
         return self._advantages.take("mine")
 
-    def tell(self, message: str) -> None:
-        """Log a warning, once."""
-        if message not in self._told:
-            self._told.add(message)
+    def tell(self, message: str, about: str | None = None) -> None:
+        """Log a warning, once of what it is about."""
+        if (about or message) not in self._told:
+            self._told.add(about or message)
             _logger.warning("%s", message)
 
     def _learn_group_size(self, keywords: Mapping[str, Any]) -> None:
@@ -113,23 +140,20 @@ class Collector:
 
 
 def capture(result: Any) -> Any:
-    """Return a copy of what a function returned; what lies on a device is taken as it is, and read later."""
-    if hasattr(result, "copy_to_host_async"):
-        result.copy_to_host_async()
-        return result
-    return to_samples(result)
+    """Return a copy of what a function returned; what lies on a device is copied there, and read later."""
+    return jnp.copy(result) if isinstance(result, jax.Array) else to_samples(result)
 
 
 def mode_of(given: Any) -> str:
-    """Return "train" or "eval", of a text or an enum.
+    """Return "train" or "eval", of a text or an enum; anything else, as a column of data, says nothing of it.
 
     >>> mode_of("Mode.EVAL")
     'eval'
     """
-    return str(getattr(given, "value", given)).rpartition(".")[2].lower()
+    text = getattr(given, "value", given)
+    return text.rpartition(".")[2].lower() if isinstance(text, str) and text else "train"
 
 
-def _expected(call: Call) -> int | None:
-    """Return how many completions the function was given, where that can be seen."""
-    subject = call.keywords.get("completions", call.arguments[0] if call.arguments else None)
-    return len(subject) if isinstance(subject, list | tuple | np.ndarray) and np.ndim(subject) else None
+def _length(completions: Any) -> int | None:
+    """Return how many completions there are, where that can be seen."""
+    return len(completions) if isinstance(completions, list | tuple | np.ndarray) and np.ndim(completions) else None

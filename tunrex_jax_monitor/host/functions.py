@@ -5,6 +5,7 @@ numbers are copied out of a result for whoever listens.
 """
 
 import functools
+import inspect
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import clean, name_of
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+RAISED = ()  # no sample
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 
@@ -26,8 +28,8 @@ class Call(NamedTuple):
     """What a listener learns of one call that returned."""
 
     name: str
-    result: Any  # as returned; a listener must not keep or change it
-    arguments: tuple[Any, ...]
+    result: Any  # as returned; a listener must not keep or change it. RAISED where the function did that
+    completions: Any  # what it was given as such, or else its first argument; None where there is neither
     keywords: Mapping[str, Any]
 
 
@@ -85,11 +87,10 @@ class RewardFunctionWrapper:
             result = self._reward_fn(*args, **kwargs)
         except Exception as error:
             self._count(time.perf_counter() - start, error)
+            self._report(RAISED, args, kwargs)
             raise
         self._count(time.perf_counter() - start, None)
-        _, failure = attempt(lambda: self._hand_over(Call(self.name, result, args, kwargs)))
-        if failure is not None:
-            self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
+        self._report(result, args, kwargs)
         return result
 
     @property
@@ -129,28 +130,39 @@ class RewardFunctionWrapper:
                 self._seconds = [total + seconds, min(least, seconds), max(greatest, seconds)]
             if error is not None:
                 self.error_count += 1
-                self._errors.append(f"{type(error).__name__}: {error}")
+                self._errors.append(_text_of(error))
         if error is not None and self._log_errors:
             self._tell(
                 type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
             )
 
+    def _report(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        _, failure = attempt(lambda: self._hand_over(Call(self.name, result, self._completions(args, kwargs), kwargs)))
+        if failure is not None:
+            self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
+
+    def _completions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if not args or "completions" in kwargs:
+            return kwargs.get("completions")
+        bound, _ = attempt(lambda: inspect.signature(self._reward_fn).bind_partial(*args, **kwargs).arguments)
+        return (bound or {}).get("completions", args[0])
+
     def _hand_over(self, call: Call) -> None:
+        if self._listener is not None:
+            self._listener(call)
         if isinstance(
             call.result, list | tuple | float | int | np.ndarray | np.generic
         ):  # on a device: not worth a wait
             values = to_samples(call.result)[-self.max_recent :]
             with self._lock:
                 self._values.extend(values.tolist())
-        if self._listener is not None:
-            self._listener(call)
 
     def _tell(self, what: str, message: str, error: Exception) -> None:
         with self._lock:
             is_new = what not in self._told
             self._told.add(what)
         if is_new:
-            _logger.warning("%s: %s: %s", message, type(error).__name__, error)
+            _logger.warning("%s: %s", message, _text_of(error))
 
 
 class RewardFunctionMonitor:
@@ -229,6 +241,11 @@ class RewardFunctionMonitor:
         """Forget every call of every function."""
         for wrapper in self.wrapped_functions.values():
             wrapper.reset()
+
+
+def _text_of(error: Exception) -> str:
+    text, _ = attempt(lambda: str(error))  # an error of a judge may fail at that too
+    return f"{type(error).__name__}: {text}"
 
 
 def to_samples(result: Any) -> np.ndarray:

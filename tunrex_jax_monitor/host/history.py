@@ -42,6 +42,11 @@ class History:
         self.config: dict[str, Any] = {}
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self.series, self.alerts, self.last = {}, [], None
+
     def write(self, record: Record) -> None:
         """Take in one record."""
         with self._lock:

@@ -83,16 +83,18 @@ class RewardMetricsLogger:
         self._step = self._step + 1 if step is None else int(step)
         self._use(lambda sink: sink.log(metrics, self._step))
 
-    def log_reward_batch(self, values: Mapping[str, Any], step: int | None = None, prefix: str = "rewards") -> None:
+    def log_reward_batch(
+        self, reward_values: Mapping[str, Any], step: int | None = None, prefix: str = "rewards"
+    ) -> None:
         """Log `<prefix>/<name>/` mean, std, min, max, median and count of one batch.
 
         Args:
-          values: maps names to scalars, lists or arrays; the same names in every call.
+          reward_values: maps names to scalars, lists or arrays; the same names in every call.
           step: as in `log_step`.
           prefix: of the keys.
         """
         self._calls += 1
-        stats, error = attempt(lambda: self._fold(values))
+        stats, error = attempt(lambda: self._fold(reward_values))
         if stats is None:
             _logger.warning("A batch of rewards could not be logged: %s", error)
         elif self._calls % self.log_frequency == 0:
@@ -109,9 +111,9 @@ class RewardMetricsLogger:
         if reset_after_log:
             self._state = None
 
-    def log_summary_table(self, stats: Mapping[str, RewardStats], step: int | None = None) -> None:
+    def log_summary_table(self, reward_stats: Mapping[str, RewardStats], step: int | None = None) -> None:
         """Log the statistics as one table, `rewards/summary_table`."""
-        rows = [[name, *(getattr(s, field) for field in _OF_TABLE)] for name, s in stats.items()]
+        rows = [[name, *(getattr(s, field) for field in _OF_TABLE)] for name, s in reward_stats.items()]
         columns = ("reward", *_OF_TABLE)
         self._use(lambda sink: sink.log({"rewards/summary_table": sink.table(columns, rows)}, self._at(step)))
 

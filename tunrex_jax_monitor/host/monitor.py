@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -18,6 +19,7 @@ from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
 from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
 from tunrex_jax_monitor.host.reporter import Reporter
@@ -84,18 +86,21 @@ class RewardMonitor:
         )
         self.reward_names = list(self.accumulator.reward_names)
         self.window_size = self.accumulator.window_size
+        self.ema_alpha_short, self.ema_alpha_long = ema_alpha_short, ema_alpha_long
+        self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose
         self._sinks = [*sinks, *([ConsoleSink()] if verbose else [])]
         self._run_dir, self._extra_scalars = run_dir, extra_scalars
         self._lock = threading.RLock()
+        self.history = History()
+        self._reporter: Reporter | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; what sinks were given stays with them."""
         with self._lock:
-            self.history = History()
+            self.history.clear()
             self.global_step = -1
             self._state: MonitorState | None = None
-            self._reporter: Reporter | None = None
             self._samples, self._closed = 0, False
             self._steps: deque[int] = deque(maxlen=self.accumulator.log_frequency)
 
@@ -105,17 +110,17 @@ class RewardMonitor:
             if self._state is None and self.accumulator.group_size is None:
                 self.accumulator = replace(self.accumulator, group_size=group_size)
 
-    def update(self, rewards: Mapping[str, Any], step: int | None = None) -> dict[str, RewardStats]:
+    def update(self, reward_values: Mapping[str, Any], step: int | None = None) -> dict[str, RewardStats]:
         """Take one step's rewards and return the statistics with them; waits for the device.
 
         Args:
-          rewards: maps names to a scalar, a list or an array of samples; a name may be left out. None is NaN.
+          reward_values: maps names to a scalar, a list or an array of samples; a name may be left out. None is NaN.
           step: the owner's step; one more than the last by default.
 
         Raises:
           ValueError: a name is unknown, or a value holds something else than numbers.
         """
-        self.fold([self.to_round(rewards)], step)
+        self.fold([self.to_round(reward_values)], step)
         return self.get_all_stats()
 
     def to_round(self, rewards: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -130,13 +135,14 @@ class RewardMonitor:
         with self._lock:
             self.global_step = self.global_step + 1 if step is None else int(step)
             group = self.accumulator.group_size or 1
+            reporter = self._get_reporter()  # before the state is donated: it may fail
             batch = pool.join(rounds, self.reward_names, group, self._samples)
             size = self._samples = len(next(iter(batch.mask.values())))
             if self._state is None:
                 self._state = self.accumulator.init(batch_size=size)
             state = self.accumulator.update_jit(self._state, batch.values, mask=batch.mask)
             self._steps.append(self.global_step)
-            self._state = self._get_reporter().step(self.global_step, state)
+            self._state = reporter.step(self.global_step, state)
 
     def read(self) -> Record:
         """Return the record of now, which no sink gets; waits for the device."""
@@ -207,6 +213,11 @@ class RewardMonitor:
 
     def _get_reporter(self) -> Reporter:
         if self._reporter is None:
-            sinks = [self.history, *self._sinks]
-            self._reporter = Reporter(self.accumulator, sinks, self._run_dir, extra_scalars=self._extra_scalars)
+            start = partial(Reporter, self.accumulator, extra_scalars=self._extra_scalars)
+            reporter, error = attempt(lambda: start([self.history, *self._sinks], self._run_dir))
+            if reporter is None:
+                message = "A sink could not begin (%s: %s); this run is kept in memory, and logged nowhere else."
+                _logger.error(message, type(error).__name__, error)
+                reporter = start([self.history])
+            self._reporter = reporter
         return self._reporter

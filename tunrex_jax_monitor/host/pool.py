@@ -100,7 +100,6 @@ def join(rounds: Sequence[Mapping[str, Any]], names: Sequence[str], group_size: 
     return batch
 
 
-def round_key(arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> int:
+def round_key(completions: Any) -> int:
     """Return what tells the calls of one round from others: the completions, which all functions are given."""
-    subject = keywords.get("completions", arguments[0] if arguments else None)
-    return threading.get_ident() if subject is None else id(subject)
+    return threading.get_ident() if completions is None else id(completions)

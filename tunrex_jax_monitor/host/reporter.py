@@ -27,7 +27,7 @@ from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.builder import Builder, Emission
-from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
@@ -35,8 +35,6 @@ from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
 from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_DEFAULT = 30.0  # seconds
-_LONGEST = 1e6  # seconds; a lock refuses to wait for ever in one go
 
 
 class Reporter:
@@ -172,7 +170,7 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        end = time.monotonic() + _seconds(timeout_seconds)
+        end = time.monotonic() + as_seconds(timeout_seconds)
         state = self._emit_rest(state, end)
         for worker in self._workers:
             worker.flush(max(0.0, end - time.monotonic()))
@@ -188,7 +186,7 @@ class Reporter:
         """
         if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        timeout_seconds = _seconds(timeout_seconds)
+        timeout_seconds = as_seconds(timeout_seconds)
         final, error = attempt(partial(self._take_final, state))
         if error is not None:
             _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
@@ -251,12 +249,6 @@ class Reporter:
     ) -> None:
         """Close, whatever happened in the loop."""
         self.close()
-
-
-def _seconds(timeout: Any) -> float:
-    """Return a time that can be waited; anything else must not hurt a training that is about to end."""
-    seconds, _ = attempt(partial(float, timeout))
-    return min(max(seconds, 0.0), _LONGEST) if seconds is not None and seconds == seconds else _DEFAULT
 
 
 class _OnRecord:

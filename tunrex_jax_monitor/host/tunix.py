@@ -40,8 +40,11 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
     size = getattr(getattr(rl_cluster, "algo_config", None), "num_generations", None)
     if size is not None:
         monitoring.set_group_size(int(size))
+    before = getattr(cluster, "_external_metrics_logger", None)
+    if getattr(before, "monitoring", None) is monitoring:  # it is attached already
+        return rl_cluster
     monitoring.expect_steps()
-    cluster.with_external_metrics_logger(_hook(monitoring, getattr(cluster, "_external_metrics_logger", None)))
+    cluster.with_external_metrics_logger(_hook(monitoring, before))
     _flush_before_close(getattr(cluster, "actor_trainer", None), monitoring)
     return rl_cluster
 
@@ -56,8 +59,6 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
     """
     from tunix.rl import function_registry, reward_manager
 
-    names = _names(monitoring)
-
     class MonitoredRewardManager(reward_manager.SequenceRewardManager):  # type: ignore[misc]
         """Computes rewards as its base does, and shows them to the monitor."""
 
@@ -67,16 +68,13 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
 
         def __call__(self, prompts: list[str], completions: list[str], **kwargs: Any) -> dict[str, Any]:
             info: dict[str, Any] = super().__call__(prompts, completions, **kwargs)
-            attempt(lambda: self._show(info["log_metrics"], mode_of(kwargs.get("mode", "train"))))
+            attempt(lambda: self._show(info["log_metrics"], completions, mode_of(kwargs.get("mode", "train"))))
             return info
 
-        def _show(self, metrics: Mapping[str, Any], mode: str) -> None:
-            found = {
-                ours: metrics[f"rewards/{theirs}"][0]
-                for theirs, ours in names.items()
-                if f"rewards/{theirs}" in metrics
-            }
-            monitoring.add_rewards(found, mode)
+        def _show(self, metrics: Mapping[str, Any], completions: Any, mode: str) -> None:
+            monitoring.note_mode(completions, mode)
+            names = _names(monitoring).items()
+            monitoring.add_rewards({o: metrics[f"rewards/{t}"][0] for t, o in names if f"rewards/{t}" in metrics}, mode)
 
     monitoring.stop_listening()
     name = f"tunrex-monitored-{id(monitoring):x}"
@@ -85,20 +83,19 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
 
 
 def _hook(monitoring: GRPOMonitoringIntegration, before: Callable[[Any], object] | None) -> Callable[[Any], None]:
-    names = _names(monitoring)
-
     def hook(buffer: Any) -> None:
         if before is not None:
             before(buffer)
         attempt(lambda: take(buffer))
 
     def take(buffer: Any) -> None:
-        mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, names)
+        mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, _names(monitoring))
         if rounds:
             monitoring.end_step(buffer.global_steps, {mode: rounds})
         elif mode == "train":
             monitoring.update_step(buffer.global_steps)
 
+    hook.monitoring = monitoring  # type: ignore[attr-defined]
     return hook
 
 
@@ -119,9 +116,11 @@ def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration) -> 
 
 
 def _names(monitoring: GRPOMonitoringIntegration) -> dict[str, str]:
-    """Return our names by those that Tunix files rewards under: of wrapped functions, and of plain ones."""
-    pairs = list(zip(monitoring.reward_functions, monitoring.reward_names, strict=True))
-    return {name_of(function, ours): ours for function, ours in pairs} | {ours: ours for _, ours in pairs}
+    """Return our names by those that Tunix files rewards under: of the wrappers, or of functions used without them."""
+    ours = monitoring.reward_names
+    if any(wrapper.call_count for wrapper in monitoring.get_wrapped_reward_functions()):
+        return {name: name for name in ours}
+    return {name_of(function, name): name for function, name in zip(monitoring.reward_functions, ours, strict=True)}
 
 
 def _rounds(metrics: Mapping[str, tuple[list[Any], Any]], names: Mapping[str, str]) -> list[Round]:
