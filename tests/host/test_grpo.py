@@ -310,7 +310,7 @@ def test_quiet_prints_nothing_and_verbose_the_documents_blocks(tmp_path, caplog,
 
 
 def test_producers_on_many_threads_lose_nothing(tmp_path):
-    monitoring = setup(tmp_path, [constant], log_frequency=50)
+    monitoring = setup(tmp_path, [constant], log_frequency=50, window_size=4096)  # the last step may be of any size
     functions = monitoring.get_wrapped_reward_functions()
     threads = [threading.Thread(target=lambda: [call(functions, 4) for _ in range(100)]) for _ in range(4)]
     for thread in threads:
