@@ -65,7 +65,7 @@ class Collector:
         if samples is None:
             self.tell(f"{call.name}: a result could not be recorded: {error}", about=f"result {call.name}")
             return _NONE
-        if expected and np.ndim(call.result) == 0:
+        if expected and not isinstance(call.result, list | tuple) and np.ndim(call.result) == 0:
             return np.full(expected, to_samples(samples)[0], np.float32)
         if expected is not None and np.size(samples) != expected:
             self.tell(
@@ -156,4 +156,6 @@ def mode_of(given: Any) -> str:
 
 def _length(completions: Any) -> int | None:
     """Return how many completions there are, where that can be seen."""
-    return len(completions) if isinstance(completions, list | tuple | np.ndarray) and np.ndim(completions) else None
+    if isinstance(completions, np.ndarray):
+        return len(completions) if completions.ndim else None
+    return len(completions) if isinstance(completions, list | tuple) else None
