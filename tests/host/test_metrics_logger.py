@@ -111,3 +111,19 @@ def test_switched_off_it_logs_nowhere(init):
     logger.log_alerts(["DROP: a - fell"])
     logger.close()
     assert not logger.use_wandb
+
+
+def test_what_the_owner_logs_after_finalize_is_not_lost(init, tmp_path):
+    owner = wandb.init(**init)
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
+    for step in range(8):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    for step in range(8):
+        owner.log({"loss": float(step)}, step=step)
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert [row["loss"] for row in run.history if "loss" in row] == [float(step) for step in range(8)]
+    ours = {row["monitoring/step"] for row in run.history if "constant/mean" in row}
+    assert ours == set(range(8))

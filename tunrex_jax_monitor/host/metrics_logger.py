@@ -78,7 +78,7 @@ class RewardMetricsLogger:
         Args:
           metrics: values by key.
           step: of the key `monitoring/step`, which is the x axis; one more than the last by default.
-          commit: not needed: a row joins the owner's next one, and on a run without other rows is held until `close`.
+          commit: not needed: a row joins the owner's next one, and on a run without other rows is held until its end.
         """
         self._step = self._step + 1 if step is None else int(step)
         self._use(lambda sink: sink.log(metrics, self._step))

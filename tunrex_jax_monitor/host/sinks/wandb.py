@@ -5,7 +5,9 @@ that somebody else logs to, this sink never commits and never passes `step=`: it
 where several records meet in one row, the newest values stay. The x axis of every key is `monitoring/step`.
 """
 
+import atexit
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer, invalid
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 
 _logger = logging.getLogger("tunrex_jax_monitor")
@@ -31,7 +34,8 @@ _COLUMNS = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 class WandbSink:
     """Logs to a run of its own, or to one that somebody else opened.
 
-    On somebody else's run that nobody logs to, rows are held, the run summary shows the newest, and `close` logs all.
+    On somebody else's run that nobody logs to, rows are held, the run summary shows the newest, and all are logged when
+    the run ends.
 
     Args:
       run: the run to log to; `wandb.run`, looked up at each record, by default.
@@ -74,7 +78,8 @@ class WandbSink:
         self._alerts: list[AlertEvent] = []
         self._last: Record | None = None
         self._records = self._overwritten = 0
-        self._held: deque[dict[str, Any]] | None = deque(maxlen=_HELD)  # None once somebody else has logged
+        self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)  # until somebody else logs, or the run ends
+        self._is_joined, self._lock = False, threading.Lock()
         self._step: int | None = None  # of the run, at our last row
         self._seen: Any = None  # the run that took our last row
         self._told = self._closed = False
@@ -118,13 +123,10 @@ class WandbSink:
         return self._wandb.Table(columns=list(columns), data=rows)
 
     def close(self) -> None:
-        """Log what is held, the table of alerts and the run summary; finish the run if it is our own."""
+        """Log the table of alerts and the run summary; finish the run if it is our own. Held rows go out at its end."""
         run, closed, self._closed = self._find(), self._closed, True
         if closed or run is None:
             return
-        if self._held and self._step == run.step:  # to the end, nobody else has logged
-            for row in self._held:
-                run.log(row)
         if self._alerts:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
             run.log({"alerts/table": self.table(_COLUMNS, rows)}, commit=self._own)
@@ -132,9 +134,9 @@ class WandbSink:
             run.summary.update(self._last.scalars)
         if self._overwritten:
             message = (
-                "W&B: %d of %d records were overwritten by the next, because %s was logged to less often than we emit"
+                "W&B: %d of %d records were overwritten by the next: the run was logged to less often than we emit"
             )
-            _logger.warning(message, self._overwritten, self._records, run.name)
+            _logger.warning(message, self._overwritten, self._records)
         if self._own:
             run.finish()
 
@@ -167,6 +169,7 @@ class WandbSink:
     def _define(self, run: Any, row: Mapping[str, Any]) -> None:
         """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
         if not self._defined and not self._own:
+            self._watch_end(run)
             run.config.update(self._config, allow_val_change=True)
             run.tags = (*(run.tags or ()), *self._tags)
         for key in row.keys() - self._defined:
@@ -174,19 +177,36 @@ class WandbSink:
             self._defined.add(key)
 
     def _join(self, run: Any, row: dict[str, Any]) -> None:
-        moved = self._step is not None and run.step != self._step
-        if moved:
-            if self._held is not None:
-                self._overwritten += len(self._held)
-            self._held = None
-        elif self._held is None:
-            self._overwritten += 1
-        if self._held is None:
+        moved = run.step > 0 if self._step is None else run.step != self._step
+        if self._is_joined or moved:
+            self._overwritten += len(self._held) + (not moved)
+            self._held.clear()
+            self._is_joined = True
             run.log(row, commit=False)
         else:
-            self._held.append(row)
+            with self._lock:
+                self._held.append(row)
             run.summary.update({key: value for key, value in row.items() if isinstance(value, float | int)})
         self._step = run.step
+
+    def _watch_end(self, run: Any) -> None:
+        """Let the held rows out when the run ends: nothing of the owner's can come behind them any more."""
+        name = "_finish" if hasattr(run, "_finish") else "finish"  # the first is behind `with` as well
+        finish = getattr(run, name)
+
+        def release_and_finish(*args: Any, **kwargs: Any) -> Any:
+            attempt(lambda: self._release(run))
+            return finish(*args, **kwargs)
+
+        setattr(run, name, release_and_finish)
+        atexit.register(lambda: attempt(lambda: self._release(run)))
+
+    def _release(self, run: Any) -> None:
+        with self._lock:
+            newest = dict(self._held[-1]) if self._held else {}
+            while self._held:
+                run.log(self._held.popleft())
+            run.summary.update({key: value for key, value in newest.items() if isinstance(value, float | int)})
 
     def _alert(self, record: Record) -> None:
         for event in record.alerts:
