@@ -73,7 +73,7 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
 
         def _show(self, metrics: Mapping[str, Any], completions: Any, mode: str) -> None:
             monitoring.note_mode(completions, mode)
-            names = _names(monitoring).items()
+            names = _names(monitoring, metrics).items()
             monitoring.add_rewards({o: metrics[f"rewards/{t}"][0] for t, o in names if f"rewards/{t}" in metrics}, mode)
 
     monitoring.stop_listening()
@@ -89,7 +89,7 @@ def _hook(monitoring: GRPOMonitoringIntegration, before: Callable[[Any], object]
         attempt(lambda: take(buffer))
 
     def take(buffer: Any) -> None:
-        mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, _names(monitoring))
+        mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, _names(monitoring, buffer.metrics))
         if rounds:
             monitoring.end_step(buffer.global_steps, {mode: rounds})
         elif mode == "train":
@@ -115,12 +115,13 @@ def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration) -> 
     trainer.close = flush_and_close
 
 
-def _names(monitoring: GRPOMonitoringIntegration) -> dict[str, str]:
+def _names(monitoring: GRPOMonitoringIntegration, metrics: Mapping[str, Any]) -> dict[str, str]:
     """Return our names by those that Tunix files rewards under: of the wrappers, or of functions used without them."""
-    ours = monitoring.reward_names
-    if any(wrapper.call_count for wrapper in monitoring.get_wrapped_reward_functions()):
-        return {name: name for name in ours}
-    return {name_of(function, name): name for function, name in zip(monitoring.reward_functions, ours, strict=True)}
+    ours = {name: name for name in monitoring.reward_names}
+    theirs = {name_of(f, name): name for f, name in zip(monitoring.reward_functions, ours, strict=True)}
+    is_wrapped = any(wrapper.call_count for wrapper in monitoring.get_wrapped_reward_functions())
+    is_filed = len(theirs) == len(ours) and all(f"rewards/{name}" in metrics for name in theirs)
+    return theirs if is_filed and not is_wrapped else ours
 
 
 def _rounds(metrics: Mapping[str, tuple[list[Any], Any]], names: Mapping[str, str]) -> list[Round]:

@@ -177,7 +177,7 @@ class WandbSink:
             self._defined.add(key)
 
     def _join(self, run: Any, row: dict[str, Any]) -> None:
-        moved = run.step > 0 if self._step is None else run.step != self._step
+        moved = self._step is not None and run.step != self._step
         if self._is_joined or moved:
             self._overwritten += len(self._held) + (not moved)
             self._held.clear()
