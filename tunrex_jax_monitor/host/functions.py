@@ -25,7 +25,7 @@ _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 
 
 class Call(NamedTuple):
-    """What a listener learns of one call that returned."""
+    """What a listener learns of one call."""
 
     name: str
     result: Any  # as returned; a listener must not keep or change it. RAISED where the function did that
@@ -44,7 +44,7 @@ class RewardFunctionWrapper:
       name: what it is called; its own name by default. Slashes and reserved words are replaced.
       log_errors: log each distinct error type of the function once; errors are re-raised in any case.
       track_timing: measure how long a call takes.
-      listener: called with each `Call` that returned. What it raises is logged once and goes no further.
+      listener: told of each `Call`. What it raises is logged once and goes no further.
 
     Attributes:
       name: what it is called.
@@ -150,9 +150,8 @@ class RewardFunctionWrapper:
     def _hand_over(self, call: Call) -> None:
         if self._listener is not None:
             self._listener(call)
-        if isinstance(
-            call.result, list | tuple | float | int | np.ndarray | np.generic
-        ):  # on a device: not worth a wait
+        is_on_host = isinstance(call.result, list | tuple | float | int | np.ndarray | np.generic)
+        if is_on_host:  # what lies on a device is not worth a wait
             values = to_samples(call.result)[-self.max_recent :]
             with self._lock:
                 self._values.extend(values.tolist())
