@@ -88,7 +88,7 @@ class RewardAccumulator(Config):
         """
         arrays = batch.to_arrays(self, rewards)
         step = batch.collect(self, arrays, mask, None, None)
-        stats = update.window_stats(self, state, state_lib.unpack(self, state))
+        stats = update.window_stats(self, state.window, state_lib.unpack(self, state))
         outside = update.is_outside(step, *alerts.limits(stats, self))
         return {
             name: outside[i, : np.size(arrays[name])].reshape(jnp.shape(arrays[name]))

@@ -20,11 +20,15 @@ ACC = RewardAccumulator(("x",))
 NO_ATOMS = np.zeros((2, 0, 1), np.uint32)
 
 
+def add(run: sketch.Sketch, x, counted, marked, center) -> sketch.Added:
+    return sketch.join(run, sketch.scatter(run, sketch.place(x, counted, marked, center)))
+
+
 @functools.partial(jax.jit, static_argnums=1)
 def of(x: jax.Array, centers: tuple[float, ...] | None = None) -> sketch.Sketch:
     counted = ~jnp.isnan(x)
     center = np.array(centers or (0.0,) * x.shape[0], np.float32)
-    return sketch.add(sketch.init(x.shape[0]), x, counted, counted, center).run
+    return add(sketch.init(x.shape[0]), x, counted, counted, center).run
 
 
 def points(s: sketch.Sketch, i: int = 0) -> quantiles.Points:
@@ -137,7 +141,7 @@ def test_marked_samples_are_counted_apart(n):
     x, marked = sample("normal", n)[None], np.random.default_rng(0).random((1, n)) < 0.3
     counted = np.abs(x) < 1.5
     center = np.zeros(1, np.float32)
-    added = sketch.add(sketch.init(1), jnp.asarray(x), jnp.asarray(counted), jnp.asarray(marked), center)
+    added = add(sketch.init(1), jnp.asarray(x), jnp.asarray(counted), jnp.asarray(marked), center)
     index = np.asarray(sketch.bin_index(jnp.asarray(x)))
     for got, where in ((added.batch, counted), (added.marked, counted & marked), (added.run.low, counted)):
         np.testing.assert_array_equal(got[0], np.bincount(index[where], minlength=sketch.BINS))

@@ -17,6 +17,7 @@ from tunrex_jax_monitor.device import ema
 from tunrex_jax_monitor.device.bits import count_to_float
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
+from tunrex_jax_monitor.device.reduce import reduce_together
 from tunrex_jax_monitor.device.sketch import Added, bin_extremes
 from tunrex_jax_monitor.device.window import WindowStats
 
@@ -77,7 +78,7 @@ class Evidence(NamedTuple):
     outliers: Array  # float32[R]: rare outliers before the step, over the run
     batch_samples: Array  # float32[R]
     batch_outliers: Array  # float32[R]: rare outliers in the step
-    any_outlier: Array  # bool[R]
+    any_outlier: Array | None  # bool[R], for the literal rule
     nonfinite: Array  # bool[R]
     constant: Array  # bool[R]: the last `flatline_samples` samples before the step are one value
     steps: Array  # uint32[rows]: steps before this one, with and without data
@@ -108,17 +109,17 @@ def count_rare_outliers(added: Added, samples: Float[Array, " R"], stats: Window
       samples: valid samples of the run before the step.
       stats: the window before the step.
     """
-    run, rare = added.run, added.marked.astype(jnp.float32)
+    run = added.run
     before = count_to_float(run.low, run.high) - added.batch.astype(jnp.float32)
     frequent = (samples[:, None] > 0) & (before >= np.float32(FREQUENT) * samples[:, None])
     least, greatest = bin_extremes(run)
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
     atom = frequent & (greatest - least <= 0.5 * std[:, None])
-    return jnp.sum(jnp.where(atom, 0.0, rare), axis=1)
+    return reduce_together(sums=(jnp.where(atom, 0.0, added.marked.astype(jnp.float32)),), axis=1)[0]
 
 
 def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:
-    if config.detect == "literal":
+    if e.any_outlier is not None:
         return Rule(e.any_outlier, e.any_outlier)
     rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
     steps = _steps_in(config.ema_alpha_short)

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.config import Config, invalid
+from tunrex_jax_monitor.device.reduce import reduce_together
 
 Samples = ArrayLike | Sequence[Any]  # a list of numbers, of rows, or inside a jitted function of tracers
 EXTRA_ROWS = 2  # the weighted total, the lengths
@@ -82,7 +83,7 @@ def _with_totals(config: Config, raw: Array, present: Array | None, length_row: 
     if present is not None:
         valid = valid & present
     weights = jnp.asarray(config.weights, jnp.float32)[:, None]
-    total = jnp.sum(jnp.where(valid, raw * weights, 0.0), axis=0)
+    total = reduce_together(sums=(jnp.where(valid, raw * weights, 0.0),), axis=0)[0]
     total = jnp.where(jnp.any(valid, axis=0), total, nan)[None]
     extra = [total]
     if length_row is not None:

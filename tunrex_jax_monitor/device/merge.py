@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from tunrex_jax_monitor.device import correlation, ema, groups, moments, sketch, window
-from tunrex_jax_monitor.device.bits import add_counts, to_floats, to_words
+from tunrex_jax_monitor.device.bits import add_counts
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.correlation import CoMoments
 from tunrex_jax_monitor.device.state import (
@@ -36,7 +36,7 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
     merged = sketch.merge(sketch_of(a), sketch_of(b))
     return pack(a, _merge_fields(config, fa, fb))._replace(
         trace=_merge_rings(a.trace, b.trace, clock_a.interval, clock_b.interval),
-        window=to_words(window.join(to_floats(a.window), to_floats(b.window))),
+        window=window.join(a.window, b.window),
         sketch_low=merged.low,
         sketch_high=merged.high,
         sketch_greatest=merged.greatest,

@@ -119,7 +119,7 @@ def init(config: Config, window_size: int) -> MonitorState:
     rows = batch.rows(config)
     empty = sketch.init(config.rewards)
     return MonitorState(
-        fields=_join(init_fields(config)),
+        fields=join_fields(init_fields(config)),
         trace=jnp.zeros((config.log_frequency, len(TraceRow._fields), rows), jnp.uint32),
         window=window.init(config.rewards, window_size),
         sketch_low=empty.low,
@@ -135,21 +135,26 @@ def unpack(config: Config, state: MonitorState) -> Fields:
     Raises:
       ValueError: `state` is no state of this configuration.
     """
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: init_fields(config)))
-    _check(config, state, sum(math.prod(leaf.shape[:-1]) for leaf in leaves))
-    at, parts = 0, []
-    for leaf in leaves:
-        n = math.prod(leaf.shape[:-1])
-        words = state.fields[at : at + n].reshape(*leaf.shape[:-1], -1)[..., : leaf.shape[-1]]
-        parts.append(words if leaf.dtype == jnp.uint32 else to_floats(words))
-        at += n
-    fields: Fields = jax.tree.unflatten(tree, parts)
-    return fields
+    check(config, state)
+    return split_fields(config, state.fields)
 
 
 def pack(state: MonitorState, fields: Fields) -> MonitorState:
     """Put the named fields back into the first leaf."""
-    return state._replace(fields=_join(fields))
+    return state._replace(fields=join_fields(fields))
+
+
+def split_fields(config: Config, words: Array) -> Fields:
+    """Name the fields in the words of the first leaf."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: init_fields(config)))
+    at, parts = 0, []
+    for leaf in leaves:
+        n = math.prod(leaf.shape[:-1])
+        part = words[at : at + n].reshape(*leaf.shape[:-1], -1)[..., : leaf.shape[-1]]
+        parts.append(part if leaf.dtype == jnp.uint32 else to_floats(part))
+        at += n
+    fields: Fields = jax.tree.unflatten(tree, parts)
+    return fields
 
 
 def sketch_of(state: MonitorState) -> Sketch:
@@ -157,7 +162,10 @@ def sketch_of(state: MonitorState) -> Sketch:
     return Sketch(*state[3:])
 
 
-def _check(config: Config, state: object, words: int) -> None:
+def check(config: Config, state: object) -> None:
+    """Refuse what is no state of this configuration: a ValueError."""
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: init_fields(config)))
+    words = sum(math.prod(leaf.shape[:-1]) for leaf in leaves)
     allowed = "the MonitorState that init() or update() of this accumulator returned"
     if not isinstance(state, MonitorState):
         raise invalid("state", type(state).__name__, allowed, "Pass that, not the train state or the parameters.")
@@ -199,7 +207,8 @@ def init_fields(config: Config) -> Fields:
     )
 
 
-def _join(fields: Fields) -> Array:
+def join_fields(fields: Fields) -> Array:
+    """Invert `split_fields`."""
     rows = fields.alerts.shape[-1]
     parts = [to_words(v).reshape(-1, v.shape[-1]) for v in jax.tree.leaves(fields)]
     return jnp.concatenate([jnp.pad(v, ((0, 0), (0, rows - v.shape[1]))) for v in parts])

@@ -63,7 +63,7 @@ def summarize(config: Config, state: MonitorState) -> Summary:
     """Reduce a state to what travels."""
     f, r = unpack(config, state), config.rewards
     samples = to_floats(state.window)
-    stats = window_stats(config, state, f, shift=window.mean(samples))
+    stats = window_stats(config, state.window, f, shift=window.mean(samples))
     lower, upper = window.order_statistics(samples, stats.samples, QUANTILES)
     bins = histogram.compute(samples, ~jnp.isnan(samples))
     limbs = [tally(config, limb) for limb in (f.low, f.high)]

@@ -2,7 +2,13 @@
 
 `update(s, x)` equals `merge(s, update(init, x))` in every field that has no order: counters, moments, sketch, group
 sums. The averages, the window, the trace and the alert rules see steps in order.
+
+It has three parts. `_look` goes over the samples, a scatter files them in the bins of the sketch, and `_conclude`
+judges the step and folds it in, which is arithmetic on a few numbers per reward.
 """
+
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +21,8 @@ from tunrex_jax_monitor.device.batch import LIMIT, Batch
 from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_floats, to_words
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
+from tunrex_jax_monitor.device.kernel import one_kernel
+from tunrex_jax_monitor.device.sketch import Places, Planes, Sketch
 from tunrex_jax_monitor.device.state import (
     EVENTS,
     RUN,
@@ -24,38 +32,83 @@ from tunrex_jax_monitor.device.state import (
     Recent,
     Tally,
     TraceRow,
-    pack,
+    check,
+    join_fields,
     sketch_of,
+    split_fields,
     tally,
-    unpack,
 )
 from tunrex_jax_monitor.device.step import Step, reduce
 from tunrex_jax_monitor.device.window import WindowStats
 
+SMALL = 1 << 16  # samples that one thread goes over faster than many kernels do
+
+
+class Seen(NamedTuple):
+    """One step, and the state before it."""
+
+    step: Step
+    stats: WindowStats
+    any_outlier: Array | None  # bool[R], for the literal rules
+    window: Array | None  # after the step; None where it takes a scatter
+
 
 def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
-    """Fold one step into the state."""
-    fields = unpack(config, state)
-    step = reduce(config, given)
-    stats = window_stats(config, state, fields)
-    outside = is_outside(given, *alerts.limits(stats, config))
-    added = _add_to_sketch(config, state, given, outside)
-    outliers = _rare_outliers(config, fields, stats, added)
-    counters = _count(step, outliers)
-    counted = tally(config, counters)
-    episodes = _judge(config, fields, stats, counted, jnp.any(outside, axis=1))
-    averages = _advance_averages(config, fields.averages, step, outliers)
-    return pack(state, _fold(config, fields, step, counters, episodes, averages))._replace(
-        trace=_write_trace(config, state.trace, fields, step, counted, averages, episodes),
-        window=to_words(_push(to_floats(state.window), given, config.rewards)),
-        sketch_low=added.run.low,
-        sketch_high=added.run.high,
-        sketch_greatest=added.run.greatest,
-        sketch_least=added.run.least,
+    """Fold one step into the state; a state of another configuration is a ValueError."""
+    check(config, state)
+    look = partial(_look, config, given.has_lengths, given.samples)
+    look = one_kernel(look) if given.raw.size <= SMALL else look
+    seen, places = look(state.fields, state.window, given.raw, given.present)
+    planes = sketch.scatter(sketch_of(state), places)
+    conclude = one_kernel(partial(_conclude, config))
+    pushed = seen.window if given.present is None else _push(config, state.window, given)
+    seen = seen._replace(window=None)
+    fields, row, at, low, high = conclude(state.fields, state.sketch_low, state.sketch_high, seen, planes)
+    return MonitorState(
+        fields=fields,
+        trace=jax.lax.dynamic_update_slice(state.trace, row[None], (at, jnp.int32(0), jnp.int32(0))),
+        window=pushed,
+        sketch_low=low,
+        sketch_high=high,
+        sketch_greatest=planes.greatest,
+        sketch_least=planes.least,
     )
 
 
-def window_stats(config: Config, state: MonitorState, fields: Fields, shift: Array | None = None) -> WindowStats:
+def _look(
+    config: Config, has_lengths: bool, samples: int, words: Array, window_: Array, raw: Array, present: Array | None
+) -> tuple[Seen, Places]:
+    """Reduce the samples of the step and of the window; find the outliers and the bins."""
+    given, fields = Batch(raw, present, has_lengths, samples), split_fields(config, words)
+    stats = window_stats(config, window_, fields)
+    outside = is_outside(given, *one_kernel(partial(alerts.limits, config=config))(stats))
+    any_outlier = jnp.any(outside, axis=1) if config.detect == "literal" else None
+    pushed = _push(config, window_, given) if present is None else None
+    return Seen(reduce(config, given), stats, any_outlier, pushed), _place(config, given, outside)
+
+
+def _conclude(
+    config: Config, words: Array, low: Array, high: Array, seen: Seen, planes: Planes
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Judge the step and fold it in.
+
+    Returns:
+      The fields, the row of the trace and its place there, and both limbs of the sketch.
+    """
+    fields, (step, stats, any_outlier, _) = split_fields(config, words), seen
+    added = sketch.join(Sketch(low, high, planes.greatest, planes.least), planes)
+    outliers = _rare_outliers(config, fields, stats, added)
+    counters = _count(step, outliers)
+    counted = tally(config, counters)
+    episodes = _judge(config, fields, stats, counted, any_outlier)
+    averages = _advance_averages(config, fields.averages, step, outliers)
+    row = _trace_row(step, counted, averages, episodes)
+    at = (Clock(*fields.clock).interval[0] % np.uint32(config.log_frequency)).astype(jnp.int32)
+    after = _fold(config, fields, step, counters, episodes, averages)
+    return join_fields(after), row, at, added.run.low, added.run.high
+
+
+def window_stats(config: Config, window_: Array, fields: Fields, shift: Array | None = None) -> WindowStats:
     """Return the window's statistics, with `at_min` and `at_max` counted at the declared or observed bounds.
 
     Deviations are taken about `shift`; by default about the mean of the last step with data, which costs no pass of
@@ -63,7 +116,7 @@ def window_stats(config: Config, state: MonitorState, fields: Fields, shift: Arr
     """
     if shift is None:
         shift = Recent(*fields.recent).mean[: config.rewards]
-    return window.stats(to_floats(state.window), shift, *bounds(config, fields))
+    return window.stats(to_floats(window_), shift, *bounds(config, fields))
 
 
 def bounds(config: Config, fields: Fields) -> tuple[Array, Array]:
@@ -142,17 +195,18 @@ def _both(step: Array) -> Array:
     return step[..., None, :]
 
 
-def _push(window_: Array, given: Batch, rewards: int) -> Array:
-    x = jnp.where(jnp.abs(given.raw[:rewards]) <= LIMIT, given.raw[:rewards], np.float32(np.nan))
-    return window.push(window_, x, None if given.present is None else given.present[:rewards])
+def _push(config: Config, window_: Array, given: Batch) -> Array:
+    x, r = given.raw[: config.rewards], config.rewards
+    x = jnp.where(jnp.abs(x) <= LIMIT, x, np.float32(np.nan))
+    return window.push(window_, to_words(x), None if given.present is None else given.present[:r])
 
 
-def _add_to_sketch(config: Config, state: MonitorState, given: Batch, outside: Array) -> sketch.Added:
-    """Sketch the rewards, without the samples that an atom counts; outliers are marked."""
+def _place(config: Config, given: Batch, outside: Array) -> Places:
+    """Find the bins of the rewards, without the samples that an atom counts; outliers are marked."""
     x, in_bins = given.raw[: config.rewards], given.valid[: config.rewards]
     for atom in config.atoms:
         in_bins = in_bins & (x != np.float32(atom))
-    return sketch.add(sketch_of(state), x, in_bins, outside, np.asarray(config.centers, np.float32))
+    return sketch.place(x, in_bins, outside, np.asarray(config.centers, np.float32))
 
 
 def _rare_outliers(config: Config, fields: Fields, stats: WindowStats, added: sketch.Added) -> Array:
@@ -161,7 +215,9 @@ def _rare_outliers(config: Config, fields: Fields, stats: WindowStats, added: sk
     return jnp.pad(rare, (0, fields.alerts.shape[1] - config.rewards))
 
 
-def _judge(config: Config, fields: Fields, stats: WindowStats, counted: Tally, any_outlier: Array) -> alerts.Step:
+def _judge(
+    config: Config, fields: Fields, stats: WindowStats, counted: Tally, any_outlier: Array | None
+) -> alerts.Step:
     r, memory = config.rewards, Memory(*fields.memory)
     low, high = bounds(config, fields)
     declared = np.array([pair[1] is not None for pair in config.bounds])
@@ -204,9 +260,8 @@ def _write_event(fields: Fields, episodes: alerts.Step, changed: Array) -> Array
     return jnp.where((slot & (changed > 0)[None])[:, None], entry, fields.events)
 
 
-def _write_trace(
-    config: Config, trace: Array, fields: Fields, step: Step, counted: Tally, averages: Ema, episodes: alerts.Step
-) -> Array:
+def _trace_row(step: Step, counted: Tally, averages: Ema, episodes: alerts.Step) -> Array:
+    """Return what the trace keeps of the step: uint32[9, rows]."""
     nan, some = np.float32(np.nan), step.samples > 0
     std = jnp.sqrt(step.moments.m2 / jnp.maximum(step.samples, 1.0))
     low, minus_high = step.extremes
@@ -222,6 +277,4 @@ def _write_trace(
         zero_share=step.zero_share,
         alerts=alerts.step_word(episodes),
     )
-    at = (Clock(*fields.clock).interval[0] % np.uint32(config.log_frequency)).astype(jnp.int32)
-    words = jnp.stack([to_words(v) for v in row])[None]
-    return jax.lax.dynamic_update_slice(trace, words, (at, jnp.int32(0), jnp.int32(0)))
+    return jnp.stack([to_words(v) for v in row])

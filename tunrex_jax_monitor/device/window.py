@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt
 
-from tunrex_jax_monitor.device.bits import from_order_key, order_key, two_sum
+from tunrex_jax_monitor.device.bits import from_order_key, order_key, to_floats, two_sum
 from tunrex_jax_monitor.device.reduce import reduce_together
 
 
@@ -36,10 +36,8 @@ def init(rewards: int, size: int) -> UInt[Array, "R W"]:
     return jnp.full((rewards, size), np.float32(np.nan).view(np.uint32))
 
 
-def push(
-    window: Float[Array, "R W"], x: Float[Array, "R N"], present: Bool[Array, "R N"] | None
-) -> Float[Array, "R W"]:
-    """Append a batch; `x` is NaN where a sample is not finite, and `present` None means every sample is there."""
+def push(window: UInt[Array, "R W"], x: UInt[Array, "R N"], present: Bool[Array, "R N"] | None) -> UInt[Array, "R W"]:
+    """Append the words of a batch: NaN where a sample is not finite. `present` None means every sample is there."""
     size = window.shape[1]
     if present is not None:
         return _compact(window, x, present)
@@ -48,9 +46,9 @@ def push(
     return jnp.concatenate([window[:, x.shape[1] :], x], axis=1)
 
 
-def join(a: Float[Array, "R W"], b: Float[Array, "R W"]) -> Float[Array, "R W"]:
+def join(a: UInt[Array, "R W"], b: UInt[Array, "R W"]) -> UInt[Array, "R W"]:
     """Append what window `b` holds to `a`. Places that `b` never filled are its leading NaN."""
-    filled = jnp.cumsum((~jnp.isnan(b)).astype(jnp.int32), axis=1) > 0
+    filled = jnp.cumsum((~jnp.isnan(to_floats(b))).astype(jnp.int32), axis=1) > 0
     return _compact(a, b, filled)
 
 
@@ -70,7 +68,7 @@ def _compact_by_scatter(values: Array, keep: Array, *, size: int) -> Array:
     spill = rows * size + jnp.arange(rows * n, dtype=jnp.int32).reshape(rows, n)  # unique, out of range: dropped
     row = jnp.arange(rows, dtype=jnp.int32)[:, None] * np.int32(size)
     index = jnp.where(keep & (place >= 0), row + place, spill)
-    fresh = jnp.full(rows * size, np.float32(np.nan))
+    fresh = init(rows, size).reshape(-1)
     fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), mode="drop", unique_indices=True)
     return fresh.reshape(rows, size)
 

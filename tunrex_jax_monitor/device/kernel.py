@@ -1,0 +1,42 @@
+"""Many small operations as one kernel, where a CPU runs them.
+
+XLA's CPU runtime hands every kernel to a pool of threads: about 1 us each on two cores, for the sixty kernels of what
+an update computes from a few dozen numbers. A call that says so is compiled as one kernel instead. Accelerators fuse
+by rules of their own and never see it; a program that may be spread over several CPU devices keeps its operations,
+since a kernel cannot wait for another device.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+AS_KERNEL = {"xla_cpu_small_call": "true", "inlineable": "false"}
+
+
+def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` of arrays, compiled as one kernel for a CPU. It may not scatter, sort or multiply matrices."""
+
+    def call(*arrays: Any) -> Any:
+        return jax.lax.platform_dependent(*arrays, cpu=partial(_call, function), default=function)
+
+    return call
+
+
+def is_on_one_device() -> bool:
+    """Say whether no program of this process can be spread over CPU devices."""
+    return jax.device_count("cpu") == 1
+
+
+def _call(function: Callable[..., Any], *arrays: Any) -> Any:
+    if not is_on_one_device():
+        return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
+
+    def body(*arrays: Any) -> Any:
+        with set_xla_metadata(**dict.fromkeys(AS_KERNEL)):  # what is called inside is part of it
+            return function(*arrays)
+
+    with set_xla_metadata(**AS_KERNEL):
+        return jax.jit(body)(*arrays)
