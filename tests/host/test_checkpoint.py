@@ -140,7 +140,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("other", "theirs", "ours"), OTHERS, ids=["-".join(other) for other, *_ in OTHERS])
 def test_a_state_that_means_something_else_is_refused_with_both_sides(saved, other, theirs, ours):
-    with pytest.raises(ValueError, match="checkpoint: got a state of .* allowed: .* Go on with the") as raised:
+    with pytest.raises(ValueError, match=r"checkpoint: got a state of .* allowed: .* Go on with the") as raised:
         from_checkpoint(dataclasses.replace(ACC, **other), saved)
     got, allowed = str(raised.value).split("allowed: ")
     assert theirs in got
@@ -274,7 +274,7 @@ def test_another_step_and_another_item_may_be_named(manager, state, saved):
 def test_a_state_of_other_rewards_raises_or_starts_anew_as_asked(manager, saved, told):
     save(manager, 7, monitor=saved)
     other = dataclasses.replace(ACC, reward_names=("format", "answer", "tone"))
-    with pytest.raises(ValueError, match="reward_names=.*allowed: reward_names="):
+    with pytest.raises(ValueError, match=r"reward_names=.*allowed: reward_names="):
         restore_or_init(other, manager)
     support.assert_same_bits(restore_or_init(other, manager, on_mismatch="init"), other.init())
     assert told()[-1].startswith("The monitor starts anew at step 7. checkpoint: got a state of reward_names=")
