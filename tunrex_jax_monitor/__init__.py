@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.device.summary import Summary as Summary
     from tunrex_jax_monitor.grpo import GRPOMonitoringIntegration as GRPOMonitoringIntegration
     from tunrex_jax_monitor.grpo import setup_grpo_monitoring as setup_grpo_monitoring
+    from tunrex_jax_monitor.host.checkpoint import from_checkpoint as from_checkpoint
+    from tunrex_jax_monitor.host.checkpoint import restore_or_init as restore_or_init
+    from tunrex_jax_monitor.host.checkpoint import to_checkpoint as to_checkpoint
     from tunrex_jax_monitor.host.detector import RewardAnomalyDetector as RewardAnomalyDetector
     from tunrex_jax_monitor.host.functions import RewardFunctionMonitor as RewardFunctionMonitor
     from tunrex_jax_monitor.host.functions import RewardFunctionWrapper as RewardFunctionWrapper
@@ -69,10 +72,13 @@ _HOME = {
     "attach_to_tunix": "host.tunix",
     "create_monitoring_summary_html": "host.report.page",
     "format_summary": "host.sinks.console",
+    "from_checkpoint": "host.checkpoint",
     "read_manifest": "host.rundir",
     "read_records": "host.rundir",
     "register_reward_manager": "host.tunix",
+    "restore_or_init": "host.checkpoint",
     "setup_grpo_monitoring": "grpo",
+    "to_checkpoint": "host.checkpoint",
 }
 
 __all__ = [*sorted(_HOME), "__version__"]

@@ -73,7 +73,7 @@ class RewardAccumulator(Config):
         Raises:
           ValueError: while tracing, when a name, a shape or a dtype is wrong.
         """
-        step = batch.collect(self, rewards, mask, lengths, axis_name)
+        step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)
         after = update.update(self, state, step)
         _warn_if_cut(step.raw.shape[1], state.window.shape[1])
         return after
@@ -87,7 +87,7 @@ class RewardAccumulator(Config):
         until the window holds `min_samples`; False where a sample is masked or not finite.
         """
         arrays = batch.to_arrays(self, rewards)
-        step = batch.collect(self, arrays, mask, None, None)
+        step = batch.collect(self, arrays, mask, None, beside=state)
         stats = update.window_stats(self, state.window, state_lib.unpack(self, state))
         outside = update.is_outside(step, *alerts.limits(stats, self))
         return {

@@ -24,6 +24,7 @@ import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host import names as names_lib
+from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
 from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
@@ -46,6 +47,8 @@ _UNSTEPPED = 4096  # rounds that wait for a first update_step; beyond, every rou
 
 class GRPOMonitoringIntegration:
     """Wraps reward functions and watches what they return. Nothing but the constructor raises into training.
+
+    In a multi-process job process 0 writes, draws and logs, about what its own functions return; the others are quiet.
 
     Args:
       reward_functions: what the trainer would get.
@@ -107,13 +110,14 @@ class GRPOMonitoringIntegration:
         self._visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
         log_frequency = as_integer("log_frequency", log_frequency, 1)
         blocks = max(1, as_integer("summary_frequency", summary_frequency, 1) // log_frequency)
-        self.output_dir = _usable(output_dir)
+        self._writes = processes.is_writer()
+        self.output_dir = _usable(output_dir) if self._writes else Path(output_dir)
         self.run_dir = self.output_dir / f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{id(self) & 0xFFFF:x}"
-        self.verbose = verbose
+        self.verbose = verbose = verbose and self._writes
         self.function_monitor = RewardFunctionMonitor()
         self._wrapped = self.function_monitor.wrap_all(self.reward_functions, self.reward_names, listener=self._hear)
         self.metrics_logger = RewardMetricsLogger(
-            use_wandb, log_histograms, histogram_bins, tags=wandb_tags, config=wandb_config
+            use_wandb and self._writes, log_histograms, histogram_bins, tags=wandb_tags, config=wandb_config
         )
         self._options = {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection, **options}
         self._options |= {"log_frequency": log_frequency, "verbose": False}
@@ -127,12 +131,13 @@ class GRPOMonitoringIntegration:
             **self._options,
         )
         self.side_monitors: dict[str, RewardMonitor] = {}
-        self.visualizer = _visualizer()
+        self.visualizer = _visualizer() if self._writes else None
         self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
         self._background = Background("tunrex-monitor")
         self._child = RenderChild(self.run_dir, self.output_dir)
         self._has_stepped = self._is_given = self._finalized = False
         self._lock = threading.Lock()
+        processes.announce()
         if verbose:
             say(self._banner(enable_anomaly_detection))
 
@@ -215,9 +220,10 @@ class GRPOMonitoringIntegration:
         self._background.close(timeout_seconds)
         for monitor in (self.reward_monitor, *self.side_monitors.values()):
             self._guarded(monitor.close)
-        self._guarded(lambda: self._child.wait(timeout_seconds))
-        self._guarded(self._export)
-        self._guarded(self._report)
+        if self._writes:
+            self._guarded(lambda: self._child.wait(timeout_seconds))
+            self._guarded(self._export)
+            self._guarded(self._report)
 
     def _hear(self, call: Call) -> None:
         self._collector.hear(call)
@@ -263,7 +269,7 @@ class GRPOMonitoringIntegration:
             else:
                 self.reward_monitor.fold(given, number)
         every, at = self._visualization_frequency, self.reward_monitor.global_step
-        if every and "train" in rounds and at > 0 and at % every == 0:
+        if self._writes and every and "train" in rounds and at > 0 and at % every == 0:
             self.reward_monitor.flush()
             self._child.start(at)
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from tunrex_jax_monitor.device.bits import to_floats, to_words
+from tunrex_jax_monitor.device import shards
 from tunrex_jax_monitor.device.config import Config, invalid
 from tunrex_jax_monitor.device.reduce import reduce_together
 
@@ -46,33 +46,42 @@ def collect(
     rewards: Mapping[str, Samples],
     mask: Samples | Mapping[str, Samples] | None,
     lengths: Samples | None,
-    axis_name: str | tuple[str, ...] | None,
+    axis_name: shards.AxisName | None = None,
+    beside: Any = None,
 ) -> Batch:
-    """Check and stack a step's arrays; over `axis_name` the shards are joined in device order by one collective.
+    """Check and stack a step's arrays; what lies on many devices is joined by one collective.
+
+    Args:
+      config: what to watch.
+      rewards: as in `RewardAccumulator.update`.
+      mask: likewise.
+      lengths: likewise.
+      axis_name: likewise.
+      beside: as in `shards.join`; here, the state.
 
     Raises:
       ValueError: a name, shape or dtype is wrong; raised while tracing.
     """
     arrays = to_arrays(config, rewards)
-    shape = _check_rewards(config, arrays)
+    shape = _check_rewards(config, arrays, axis_name)
     present = _stack_mask(config, mask, shape)
-    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", arrays[n]).reshape(-1) for n in config.reward_names])
+    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", arrays[n]) for n in config.reward_names])
     length_row = None
     if lengths is not None:
         given = _from_list("lengths", lengths)
         if jnp.shape(given) != shape:
             raise invalid("lengths", jnp.shape(given), f"the rewards' shape {shape}", "Give one length per completion.")
-        length_row = _to_float32("lengths", given).reshape(1, -1)
-    empty = raw.shape[1] == 0
+        length_row = _to_float32("lengths", given)[None]
+    if axis_name is not None:
+        shards.check_axes(axis_name, raw, present, length_row)
+    empty = raw.size == 0
     if empty:  # no sample at all: a masked group says the same, and has a minimum
         n = config.group_size or 1
         raw, present = jnp.zeros((config.rewards, n), jnp.float32), jnp.zeros((config.rewards, n), bool)
         length_row = None if length_row is None else jnp.zeros((1, n), jnp.float32)
     # What is watched is not learned from, also where rewards are computed inside a loss.
     raw, length_row = jax.lax.stop_gradient((raw, length_row))
-    if axis_name is not None:
-        raw, present, length_row = _gather(raw, present, length_row, axis_name)
-    step = _with_totals(config, raw, present, length_row)
+    step = _with_totals(config, *shards.join(raw, present, length_row, axis_name, beside))
     return step._replace(samples=0) if empty else step
 
 
@@ -121,7 +130,9 @@ def _to_array(argument: str, value: Any) -> Array:
         raise invalid(argument, got, "numbers that fit 32 bits", "Replace it by a number, or mask it.") from error
 
 
-def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[int, ...]:
+def _check_rewards(
+    config: Config, rewards: Mapping[str, ArrayLike], axis_name: shards.AxisName | None
+) -> tuple[int, ...]:
     names = config.reward_names
     missing = [name for name in names if name not in rewards]
     unknown = [name for name in rewards if name not in names]
@@ -135,20 +146,21 @@ def _check_rewards(config: Config, rewards: Mapping[str, ArrayLike]) -> tuple[in
         raise invalid("rewards", shapes, f"one shape for all, as {names[0]!r} has: {shape}", "Broadcast or mask them.")
     if len(shape) not in (1, 2):
         raise invalid("rewards", shape, "[N] or [B, G]", "One number per completion: sum or mask token rewards first.")
-    _check_groups(config.group_size, shape)
+    _check_groups(config.group_size, shape, axis_name)
     return shape
 
 
-def _check_groups(group_size: int | None, shape: tuple[int, ...]) -> None:
+def _check_groups(group_size: int | None, shape: tuple[int, ...], axis_name: shards.AxisName | None) -> None:
     if group_size is None:
         return
+    where = "" if axis_name is None else f" on each shard of {axis_name!r}"
+    whole = "" if axis_name is None else " A group lies whole on one shard: shard the prompts, not the completions."
     if len(shape) == 2 and shape[1] != group_size and 0 not in shape:
-        raise invalid(
-            "rewards", shape, f"[B, {group_size}] with group_size={group_size}", "Put the group on the last axis."
-        )
+        allowed = f"[B, {group_size}]{where} with group_size={group_size}"
+        raise invalid("rewards", shape, allowed, f"Put the group on the last axis.{whole}")
     if shape[0] % group_size and len(shape) == 1:
-        remedy = "Each prompt's completions stand side by side; mask what is missing."
-        raise invalid("rewards", shape, f"N divisible by group_size={group_size}", remedy)
+        remedy = f"Each prompt's completions stand side by side; mask what is missing.{whole}"
+        raise invalid("rewards", shape, f"N divisible by group_size={group_size}{where}", remedy)
 
 
 def _stack_mask(config: Config, mask: Samples | Mapping[str, Samples] | None, shape: tuple[int, ...]) -> Array | None:
@@ -163,9 +175,8 @@ def _stack_mask(config: Config, mask: Samples | Mapping[str, Samples] | None, sh
         rows_ = [
             _check_mask(mask[name], shape) if name in mask else jnp.ones(shape, bool) for name in config.reward_names
         ]
-        return jnp.stack([row.reshape(-1) for row in rows_])
-    one = _check_mask(mask, shape).reshape(1, -1)
-    return jnp.broadcast_to(one, (config.rewards, one.shape[1]))
+        return jnp.stack(rows_)
+    return jnp.broadcast_to(_check_mask(mask, shape), (config.rewards, *shape))
 
 
 def _check_mask(mask: Samples, shape: tuple[int, ...]) -> Array:
@@ -183,28 +194,3 @@ def _to_float32(argument: str, x: ArrayLike) -> Array:
     ):
         raise invalid(argument, array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
     return array.astype(jnp.float32)
-
-
-def _gather(
-    raw: Array, present: Array | None, length_row: Array | None, axis_name: str | tuple[str, ...]
-) -> tuple[Array, Array | None, Array | None]:
-    """Join the shards by one sum of words, each shard in its own columns of zeros.
-
-    A psum is known to be the same everywhere, which shard_map's `check_vma` demands of a replicated state and an
-    all_gather cannot show. Words, not floats: the bits of NaN and -0.0 survive. After it every device computes the
-    same, so every statistic is bit-identical to that of one device.
-    """
-    parts = [to_words(raw)]
-    parts += [] if present is None else [present.astype(jnp.uint32)]
-    parts += [] if length_row is None else [to_words(length_row)]
-    local = jnp.concatenate(parts)
-    n = local.shape[1]
-    size = jax.lax.psum(1, axis_name)
-    place = jnp.zeros((local.shape[0], n * size), jnp.uint32)
-    start = jax.lax.axis_index(axis_name) * n
-    words = jax.lax.psum(jax.lax.dynamic_update_slice(place, local, (jnp.zeros_like(start), start)), axis_name)
-    split = raw.shape[0]
-    raw = to_floats(words[:split])
-    if present is not None:
-        present = words[split : 2 * split] != 0
-    return raw, present, None if length_row is None else to_floats(words[-1:])

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from tunrex_jax_monitor.device import shards
+
 AS_KERNEL = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
 
@@ -25,13 +27,19 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def is_on_one_device() -> bool:
-    """Say whether no program of this process can be spread over CPU devices."""
-    return jax.device_count("cpu") == 1
+def may_be_spread(*arrays: Any) -> bool:
+    """Say whether the program around this may run on several CPU devices."""
+    in_shards = not jax.sharding.get_abstract_mesh().empty
+    return in_shards or shards.find_mesh(arrays) is not None or _has_several_devices()
+
+
+def _has_several_devices() -> bool:
+    """Without a mesh in sight `in_shardings` may still spread numpy arrays over what devices there are."""
+    return jax.device_count("cpu") > 1
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:
-    if not is_on_one_device():
+    if may_be_spread(*arrays):
         return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
 
     def body(*arrays: Any) -> Any:

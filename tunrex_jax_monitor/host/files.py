@@ -1,9 +1,11 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and lines likewise."""
 
+import contextlib
 import json
 import math
 import os
 import tempfile
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,18 @@ def require_writable(directory: Path) -> None:
             f"run_dir: got '{directory}', which cannot be written ({error.strerror}), allowed a directory that can be "
             "made and written. Choose another directory, or mend its permissions",
         ) from error
+
+
+def append(file: FileIO, data: bytes) -> None:
+    """Append all of the data, or nothing: what a full disk took of it is taken back."""
+    rest, end = memoryview(data), file.seek(0, os.SEEK_END)
+    try:
+        while rest:  # an unbuffered write may take a part and say so
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def write_atomically(target: Path, text: str) -> None:

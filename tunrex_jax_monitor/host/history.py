@@ -4,7 +4,6 @@ It is a sink, so it fills beside a run, and it reads a run directory or a `monit
 """
 
 import bisect
-import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -13,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tunrex_jax_monitor.host.record import SCHEMA_VERSION, AlertEvent, Histogram, Record
-from tunrex_jax_monitor.host.rundir import iter_records, read_manifest
+from tunrex_jax_monitor.host.record import SCHEMA_VERSION, AlertEvent, Record
+from tunrex_jax_monitor.host.rundir import iter_records, read_json, read_manifest
 
 EXPORT = "monitoring_data.json"
 _ALERTS = 10_000  # the newest; each is some 300 bytes
@@ -51,8 +50,9 @@ class History:
         """Take in one record."""
         with self._lock:
             self.names, self.last = record.names, record
-            for key, values in record.series.items():
-                self.series.setdefault(key, []).extend(values)
+            had, new = (max(map(len, series.values()), default=0) for series in (self.series, record.series))
+            for key in {**self.series, **record.series}:  # a run that goes on may have other columns
+                self.series.setdefault(key, [None] * had).extend(record.series.get(key, [None] * new))
             self.alerts = [*self.alerts, *record.alerts][-_ALERTS:] if record.alerts else self.alerts
 
     def close(self) -> None:
@@ -84,7 +84,11 @@ class History:
             history = cls.of(iter_records(path))
             history.config = read_manifest(path).get("config", {})
             return history
-        return cls.from_export(json.loads(path.read_text()))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"path: got '{path}', which is not there, allowed a run directory or a {EXPORT}. Is it another one?"
+            )
+        return cls.from_export(read_json(path))
 
     @classmethod
     def from_export(cls, data: dict[str, Any]) -> "History":
@@ -93,26 +97,15 @@ class History:
         Raises:
           ValueError: the data is of another schema, or no export.
         """
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA_VERSION or "series" not in data:
-            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        if found != SCHEMA_VERSION or "series" not in data:
             raise ValueError(
                 f"data: got schema {found!r}, allowed {SCHEMA_VERSION}. Pass the content of a {EXPORT} of this version."
             )
-        alerts = tuple(AlertEvent(**{f.name: a.get(f.name) for f in fields(AlertEvent)}) for a in data["alerts"])
+        record = _exported(data)
         history = cls()
         history.config = data["config"]
-        if data["reward_names"]:
-            record = Record(
-                step=data["global_step"],
-                update=data["updates"],
-                time=data["time"],
-                names=tuple(data["reward_names"]),
-                scalars=data["scalars"],
-                histograms={key: Histogram(**value) for key, value in data["histograms"].items()},
-                series=data["series"],
-                alerts=alerts,
-                counters=data["counters"],
-            )
+        if record.names:
             history.write(record)
         return history
 
@@ -151,6 +144,23 @@ class History:
             return {}
         prefix = f"{event.reward}/"
         return {key.removeprefix(prefix): v[at] for key, v in self.series.items() if key.startswith(prefix)}
+
+
+def _exported(data: Mapping[str, Any]) -> Record:
+    """Return the record that an export holds."""
+    own = {"step": "global_step", "update": "updates", "names": "reward_names"}
+    keys = {field.name: own.get(field.name, field.name) for field in fields(Record)}
+    missing = [key for key in (*keys.values(), "config") if key not in data]
+    if missing or not isinstance(data["config"], dict):
+        raise ValueError(
+            f"data: got no {', '.join(missing) or 'config that is an object'}, allowed all that to_export() returns. "
+            f"Pass the content of a whole {EXPORT}."
+        )
+    alerts = data["alerts"]
+    if isinstance(alerts, list) and all(isinstance(alert, dict) for alert in alerts):
+        known = {field.name for field in fields(AlertEvent)}
+        alerts = [{key: value for key, value in alert.items() if key in known} for alert in alerts]
+    return Record.from_fields({name: data[key] for name, key in keys.items()} | {"alerts": alerts})
 
 
 def _of_reward(name: str, scalars: Mapping[str, float]) -> dict[str, float]:

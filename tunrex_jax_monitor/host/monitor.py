@@ -213,7 +213,7 @@ class RewardMonitor:
 
     def _get_reporter(self) -> Reporter:
         if self._reporter is None:
-            start = partial(Reporter, self.accumulator, extra_scalars=self._extra_scalars)
+            start = partial(Reporter, self.accumulator, extra_scalars=self._extra_scalars, shared=False)
             reporter, error = attempt(lambda: start([self.history, *self._sinks], self._run_dir))
             if reporter is None:
                 message = "A sink could not begin (%s: %s); this run is kept in memory, and logged nowhere else."

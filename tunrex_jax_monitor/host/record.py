@@ -6,9 +6,13 @@ it needs no accelerator and no JAX. `to_json` and `from_json` are inverse; the J
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from tunrex_jax_monitor.host.schema import ALLOWED, CHECKS, read_object
+
 SCHEMA_VERSION = 1
+_REMEDY = "Read it with the version that wrote it, or restore it from a copy."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +69,43 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> "Record":
-        """Read a line that `to_json` wrote; an unknown schema version is a ValueError."""
-        fields = json.loads(line)
+        """Read a line that `to_json` wrote.
+
+        Raises:
+          ValueError: it is no strict JSON (then a `json.JSONDecodeError`), of another schema, or no record.
+        """
+        fields = read_object(line)
         schema = fields.pop("schema", None)
         if schema != SCHEMA_VERSION:
             raise ValueError(
                 f"schema: got {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it."
             )
-        fields["names"] = tuple(fields.get("names", ()))
-        fields["histograms"] = {k: Histogram(**v) for k, v in fields["histograms"].items()}
-        fields["alerts"] = tuple(AlertEvent(**a) for a in fields["alerts"])
-        return cls(**fields)
+        return cls.from_fields(fields)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "Record":
+        """Return the record of fields as JSON has them; a ValueError names the one that is wrong."""
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        missing = [name for name in ("step", "update", "time", "scalars") if name not in fields]
+        if missing or not fields.keys() <= known.keys():
+            got, allowed = ", ".join(map(str, fields)), ", ".join(known)
+            raise ValueError(f"record: got the fields {got}, allowed: {allowed}. {_REMEDY}")
+        for name, value in fields.items():
+            if not CHECKS[name](value):
+                raise ValueError(f"{name}: got {_short(value)}, allowed: {ALLOWED[name]}. {_REMEDY}")
+        read = dict(fields)
+        read["names"] = tuple(read.get("names", ()))
+        read["histograms"] = {key: Histogram(**value) for key, value in read.get("histograms", {}).items()}
+        read["alerts"] = tuple(AlertEvent(**value) for value in read.get("alerts", ()))
+        return cls(**read)
 
 
 def _nested(value: object) -> dict[str, Any]:
     if isinstance(value, Histogram | AlertEvent):
         return vars(value)
     raise TypeError(f"record: got a {type(value).__name__}, allowed: plain Python values. Convert it with .tolist().")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

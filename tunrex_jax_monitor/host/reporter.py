@@ -8,7 +8,7 @@ is left of that. Give it `log_frequency` steps and a persistent compilation cach
 """
 
 import atexit
-import copy
+import dataclasses
 import logging
 import os
 import threading
@@ -23,18 +23,17 @@ import jax
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host import processes, transfer, workers
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.manifest import manifest
+from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
-from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
-from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
+from tunrex_jax_monitor.host.sinks.base import Sink
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_FLUSH_SECONDS = 10.0  # after SIGTERM there is little time
+_SETTLE_SECONDS = 1.0  # that sinks get before the last record, which counts what they have lost
 
 
 class Reporter:
@@ -54,9 +53,11 @@ class Reporter:
       run_dir: shortcut for one more `JsonlSink(run_dir)`.
       on_record: your function of each `Record`; it runs off the training thread, and is switched off if it raises.
       extra_scalars: your function that returns more scalars for a record; it runs off the training thread as well.
+      shared: whether all processes of a multi-process job hold the state together, each with a reporter of its own;
+        their configurations are compared. False for a state of one process alone.
 
     Raises:
-      ValueError: an argument is wrong.
+      ValueError: an argument is wrong, or another process was given another configuration.
       OSError: `run_dir` holds a run already, or cannot be written. What a sink's own `begin_run` raises comes out too.
     """
 
@@ -67,11 +68,16 @@ class Reporter:
         run_dir: str | Path | None = None,
         on_record: Callable[[Record], object] | None = None,
         extra_scalars: Callable[[], Mapping[str, float]] | None = None,
+        *,
+        shared: bool = True,
     ) -> None:
-        sinks = _check(acc, sinks, on_record)
+        sinks = workers.check(acc, sinks, on_record)
+        if shared:
+            processes.check_agreement(dataclasses.asdict(acc))
+        processes.announce()
         self._acc = acc
-        self._reads = jax.process_index() == 0
-        self._workers = _start(acc, sinks, run_dir, on_record) if self._reads else []
+        self._reads = processes.is_writer()
+        self._workers = workers.start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: threading.Thread | None = None
         self._steps: list[Any] = []  # the owner's, since the last emission
@@ -81,6 +87,7 @@ class Reporter:
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = False
         self._pid = os.getpid()
+        self._signals = Preemption(self._flush_now)
         atexit.register(self.close)
 
     def step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
@@ -95,9 +102,10 @@ class Reporter:
         """
         if not self._is_on():
             return state
-        after, error = attempt(partial(self._step, step, state))
-        if after is not None:
-            return after
+        with self._signals:
+            after, error = attempt(partial(self._step, step, state))
+            if after is not None:
+                return (self._signals.pending and self._flush(after, _FLUSH_SECONDS)) or after
         self._broken = True
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
@@ -170,11 +178,42 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        end = time.monotonic() + as_seconds(timeout_seconds)
+        with self._signals:
+            return self._flush(state, as_seconds(timeout_seconds))
+
+    def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
+        end = time.monotonic() + seconds
         state = self._emit_rest(state, end)
         for worker in self._workers:
             worker.flush(max(0.0, end - time.monotonic()))
         return state
+
+    def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
+        """Write the pending interval when the process gets SIGTERM; then the signal does what it did before.
+
+        Until `close`. A handler that is there already is called at once; without one the process ends as it would have,
+        after the flush or `grace_seconds`. Call it on the main thread, behind whatever else installs handlers. In a
+        multi-process job it does nothing but say so: one process alone must not dispatch.
+
+        Raises:
+          ValueError: this is not the main thread.
+        """
+        if jax.process_count() > 1:
+            _logger.warning(
+                "SIGTERM is left alone in a job of several processes. Call reporter.flush(mon) in all of them where "
+                "jax.experimental.multihost_utils.reached_preemption_sync_point(step) is true."
+            )
+        else:
+            self._signals.install(grace_seconds=as_seconds(grace_seconds, 10.0))
+
+    def _flush_now(self, seconds: float) -> bool:
+        """Write what is pending without handing a state back; False where the state is inside the owner's step."""
+        state = self._state
+        is_gone = state is None or any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array))
+        if is_gone and self._steps:
+            return False
+        self._flush(None if is_gone else state, seconds)
+        return True
 
     def close(self, state: MonitorState | None = None, timeout_seconds: float = 30.0) -> None:
         """Emit what is left with run quantiles, drain, close the sinks. Safe to call twice; never raises.
@@ -186,14 +225,19 @@ class Reporter:
         """
         if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        timeout_seconds = as_seconds(timeout_seconds)
+        with self._signals:
+            self._close(state, as_seconds(timeout_seconds))
+        self._signals.restore()
+
+    def _close(self, state: MonitorState | None, timeout_seconds: float) -> None:
         final, error = attempt(partial(self._take_final, state))
         if error is not None:
             _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
+        self._flush(None, min(timeout_seconds, _SETTLE_SECONDS))
         self._emit_rest(final, time.monotonic() + timeout_seconds)
         self._closed = True
         self._builder.close(timeout_seconds)
-        _finish(self._workers, time.monotonic() + timeout_seconds)
+        workers.finish(self._workers, time.monotonic() + timeout_seconds)
         self._state = None
         atexit.unregister(self.close)
 
@@ -249,61 +293,3 @@ class Reporter:
     ) -> None:
         """Close, whatever happened in the loop."""
         self.close()
-
-
-class _OnRecord:
-    """The user's `on_record`, as a sink."""
-
-    def __init__(self, function: Callable[[Record], object]) -> None:
-        self._function = function
-
-    def write(self, record: Record) -> None:
-        self._function(copy.deepcopy(record))  # what a user's function changes in it must not reach the sinks
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
-def _check(acc: object, sinks: object, on_record: object) -> list[Sink]:
-    """Return the sinks; nothing has begun in them when an argument is wrong."""
-    if not isinstance(acc, RewardAccumulator):
-        raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
-    if not isinstance(sinks, Iterable):
-        raise invalid("sinks", sinks, "a sequence of sinks", "Put a single one in a list.")
-    every = list(sinks)
-    if len(set(map(id, every))) < len(every):
-        raise invalid("sinks", every, "each sink once", "Two threads would write to it: take the second out.")
-    if on_record is not None and not callable(on_record):
-        raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
-    for sink in every:
-        require_sink(sink)
-    return every
-
-
-def _start(
-    acc: RewardAccumulator,
-    sinks: Iterable[Sink],
-    run_dir: str | Path | None,
-    on_record: Callable[[Record], object] | None,
-) -> list[SinkWorker]:
-    """Begin the run in every sink, and give each a worker; close those that have begun if one cannot."""
-    every = [*sinks, *([] if run_dir is None else [JsonlSink(run_dir)])]
-    workers: list[SinkWorker] = []
-    try:
-        for sink in every:
-            if isinstance(sink, RunSink):
-                sink.begin_run(manifest(acc))
-            workers.append(SinkWorker(sink))
-    except BaseException:
-        _finish(workers, time.monotonic() + 10.0)
-        raise
-    return workers if on_record is None else [*workers, SinkWorker(_OnRecord(on_record), label="on_record")]
-
-
-def _finish(workers: Iterable[SinkWorker], end: float) -> None:
-    """Close all workers at the same time, waiting until `end`."""
-    workers = list(workers)
-    for worker in workers:
-        worker.finish()
-    for worker in workers:
-        worker.close(max(0.0, end - time.monotonic()))

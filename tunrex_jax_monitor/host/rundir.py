@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunrex_jax_monitor.host.record import SCHEMA_VERSION, Record
+from tunrex_jax_monitor.host.schema import read_object
 
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
@@ -52,19 +53,47 @@ def write_manifest(run_dir: Path, given: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def require_same_rewards(run_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest that a directory holds, or {}; a ValueError where its run watches other rewards."""
+    manifest = read_manifest(run_dir) if (run_dir / MANIFEST).exists() else {}
+    before, now = (_jsonable(dict(m.get("config") or {}).get("reward_names")) for m in (manifest, given))
+    if None not in (before, now) and before != now:
+        raise ValueError(
+            f"run_dir: got '{run_dir}', which holds a run of the rewards {before}, allowed: a run of {now}. "
+            "Choose another directory, or go on with the rewards of that run."
+        )
+    return manifest
+
+
+def going_on(before: Mapping[str, Any], given: Mapping[str, Any], step: int | None) -> dict[str, Any]:
+    """Return the manifest of a run that goes on behind `step`: the start stays, and `resumed` says when and where."""
+    here = {"time": time.time(), "host": platform.node(), "pid": os.getpid(), "after_step": step}
+    kept = before if not given else {"start_time": before.get("start_time")}
+    return {**kept, **given, "resumed": [*before.get("resumed", []), here]}
+
+
 def read_manifest(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the manifest of a run; a missing, damaged or foreign one is an error that says which."""
     path = _existing(run_dir, MANIFEST)
-    try:
-        manifest = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: got {error}, allowed one JSON object. Restore the file from a copy.") from error
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    manifest = read_json(path)
+    schema = manifest.get("schema")
     if schema != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: got schema {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it."
         )
-    return dict(manifest)
+    for key, kind in (("config", dict), ("resumed", list)):
+        if not isinstance(manifest.get(key, kind()), kind):
+            got = f"{path}: got {key} as a {type(manifest[key]).__name__}"
+            raise ValueError(f"{got}, allowed a {kind.__name__}. Restore the file from a copy.")
+    return manifest
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; a ValueError names the file."""
+    try:
+        return read_object(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: got {error}, allowed one JSON object. Restore the file from a copy.") from error
 
 
 def read_records(run_dir: str | os.PathLike[str]) -> list[Record]:
@@ -92,12 +121,11 @@ def _records(path: Path, on_torn: Callable[[int], None]) -> Iterator[Record]:
         for number, line in enumerate(lines, start=1):
             try:
                 record = Record.from_json(line.decode())
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                if line.endswith(b"\n"):
-                    raise _damaged(path, number, line, error) from error
+            except ValueError as error:
+                is_cut = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+                if not is_cut or line.endswith(b"\n"):
+                    raise damaged(path, f"line {number}", line, error) from error
                 on_torn(len(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise _damaged(path, number, line, error) from error
             else:
                 yield record
 
@@ -118,10 +146,11 @@ def _log_torn(path: Path) -> Callable[[int], None]:
     )
 
 
-def _damaged(path: Path, number: int, line: bytes, error: Exception) -> ValueError:
+def damaged(path: Path, where: str, line: bytes, error: ValueError) -> ValueError:
+    """Return the error that names the place of what is no record."""
     start = line[:40] + b"..." if len(line) > 40 else line
     return ValueError(
-        f"{path}, line {number}: got {start!r} ({type(error).__name__}: {error}), "
+        f"{path}, {where}: got {start!r} ({type(error).__name__}: {error}), "
         f"allowed one record of schema {SCHEMA_VERSION}. Restore the file from a copy, or take the line out."
     )
 

@@ -6,16 +6,21 @@ itself is waited for once, in `close`. Reports and the command line read nothing
 """
 
 import contextlib
+import logging
+import operator
 import os
 import weakref
 from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
-from tunrex_jax_monitor.host.files import require_writable
+from tunrex_jax_monitor.host import resuming
+from tunrex_jax_monitor.host.files import append, require_writable
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, write_manifest
+from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, going_on, require_same_rewards, write_manifest
+
+_logger = logging.getLogger("tunrex_jax_monitor")
 
 
 class JsonlSink:
@@ -27,44 +32,78 @@ class JsonlSink:
     Args:
       run_dir: a local or mounted directory; made, with its parents, where it does not exist.
       overwrite: True removes the run that the directory holds when this one begins. Other files stay.
+      resume: True goes on with the run that the directory holds, if it holds one: steps up to the last logged one are
+        not written again. A step goes back to it: what was logged beyond moves to `abandoned-<step>.jsonl`.
 
     Raises:
-      FileExistsError: the directory holds a run, and `overwrite` is False, or another sink is writing it.
+      FileExistsError: the directory holds a run, and neither `overwrite` nor `resume` is given, or another sink is
+        writing it.
+      ValueError: an argument is wrong, or the run to go on with has other rewards, or is damaged.
       OSError: the directory cannot be made or written (the subclass says why).
     """
 
     durable = True
 
-    def __init__(self, run_dir: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, run_dir: str | os.PathLike[str], *, overwrite: bool = False, resume: bool | SupportsIndex = False
+    ) -> None:
         if not isinstance(overwrite, bool):
             remedy = "Leave it out to keep the run that is there."
             raise ValueError(f"overwrite: got {overwrite!r}, allowed: True or False. {remedy}")
         self.run_dir = _local_path(run_dir)
         self._overwrite = overwrite
+        self._goes_on, self._back_to = _resume(resume, overwrite)
+        self._last: int | None = None  # step that the resumed run has logged, until this one is beyond it
         self._file: FileIO | None = None
-        self._closed = False
+        self._closed = self._told = False
         require_writable(self.run_dir)
         self._require_vacant()
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
         """Open the run: write the manifest (`config`, `devices`, ...) beside versions, host and start time."""
-        self._opened()
-        write_manifest(self.run_dir, manifest)
+        file = self._opened()
+        try:
+            if self._goes_on:
+                before = require_same_rewards(self.run_dir, manifest)
+                self._last = resuming.take_up(self.run_dir / RECORDS, file, self._back_to)
+                manifest = going_on(before, manifest, self._last) if before else manifest
+            write_manifest(self.run_dir, manifest)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, record: Record) -> None:
         """Append the record as one line; without `begin_run` before it, begin a run that knows no configuration."""
-        line = memoryview(record.to_json().encode() + b"\n")
         if self._file is None:
             self.begin_run({})
-        file = self._opened()
-        end = file.seek(0, os.SEEK_END)
-        try:
-            while line:  # an unbuffered write may take a part and say so
-                line = line[file.write(line) :]
-        except OSError:
-            with contextlib.suppress(OSError):
-                file.truncate(end)
-            raise
+        file, new = self._opened(), self._new(record)
+        if new is not None:
+            self._require_there(file)
+            append(file, new.to_json().encode() + b"\n")
+
+    def _require_there(self, file: FileIO) -> None:
+        if not os.fstat(file.fileno()).st_nlink and not (self.run_dir / RECORDS).exists():
+            raise FileNotFoundError(
+                f"run_dir: got '{self.run_dir}', whose {RECORDS} somebody has removed, allowed a directory that stays "
+                "while the run is written. Copy a run before you remove it."
+            )
+
+    def _new(self, record: Record) -> Record | None:
+        """Return what the resumed run has not logged yet of a record; None where that is nothing."""
+        if self._last is None:
+            return record
+        new = resuming.beyond(record, self._last)
+        if new is None and not self._told:
+            self._told = True
+            _logger.warning(
+                "%s holds steps up to %d; steps that are computed again after the checkpoint are not written twice. To "
+                "give up what was logged beyond a step and log anew from there, pass JsonlSink(run_dir, resume=step).",
+                self.run_dir,
+                self._last,
+            )
+        if new is not None:
+            self._last = None
+        return new
 
     def close(self) -> None:
         """Wait until the disk has the records, then close the file. A second call does nothing."""
@@ -120,11 +159,24 @@ class JsonlSink:
 
     def _require_vacant(self) -> None:
         records = self.run_dir / RECORDS
-        if not self._overwrite and records.exists() and records.stat().st_size:
+        if not self._overwrite and not self._goes_on and records.exists() and records.stat().st_size:
             raise FileExistsError(
                 f"run_dir: got '{self.run_dir}', which holds a run, allowed a directory without one. "
-                "Choose another directory, or pass sinks=[JsonlSink(run_dir, overwrite=True)] to lose that run."
+                "Choose another directory, or pass sinks=[JsonlSink(run_dir, resume=True)] to go on with that run, "
+                "or overwrite=True to lose it."
             )
+
+
+def _resume(resume: Any, overwrite: bool) -> tuple[bool, int | None]:
+    """Return whether to go on with a run, and which step to go back to, if any."""
+    is_step = not isinstance(resume, bool) and hasattr(type(resume), "__index__")
+    if not isinstance(resume, bool) and not is_step:
+        remedy = "True goes on behind the last logged step."
+        raise ValueError(f"resume: got {resume!r}, allowed: True, False or a step. {remedy}")
+    if overwrite and resume is not False:
+        remedy = "Leave one of them out."
+        raise ValueError(f"resume: got {resume!r} with overwrite=True, allowed: one of the two. {remedy}")
+    return resume is not False, operator.index(resume) if is_step else None
 
 
 def _let_all_go() -> None:

@@ -1,0 +1,191 @@
+"""SIGTERM: what is pending is written, then happens what would have happened. Each case is a process of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tests.host.support import ROOT, run_python
+from tunrex_jax_monitor.host.preemption import Preemption
+from tunrex_jax_monitor.host.rundir import read_records
+
+START = """
+import os, signal, time
+from tunrex_jax_monitor.host.preemption import Preemption
+def say(text): os.write(1, f"{text}\\n".encode())
+def flush(seconds):
+    say("written")
+    return True
+def term(): os.kill(os.getpid(), signal.SIGTERM)
+"""
+ENDED = -signal.SIGTERM
+
+
+def outcome(code):
+    done = run_python(START + code)
+    assert done.stderr == ""
+    return done.stdout.split(), done.returncode
+
+
+def test_without_a_handler_it_writes_and_ends_as_the_signal_does():
+    assert outcome("p = Preemption(flush); p.install(); term(); say('alive')") == (["written"], ENDED)
+
+
+def test_a_handler_that_is_there_is_called_at_once_and_what_is_pending_waits_for_the_step():
+    code = """
+signal.signal(signal.SIGTERM, lambda signum, frame: say(f"owner:{signum}:{frame is not None}"))
+p = Preemption(flush); p.install(); term()
+say(p.pending)
+with p: pass
+say(p.pending)
+"""
+    assert outcome(code) == (["owner:15:True", "True", "False"], 0)
+
+
+def test_a_handler_that_exits_exits():
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+p = Preemption(flush); p.install(); term()
+"""
+    assert outcome(code) == ([], 3)
+
+
+def test_a_signal_that_was_ignored_stays_ignored():
+    code = "signal.signal(signal.SIGTERM, signal.SIG_IGN); p = Preemption(flush); p.install(); term(); say(p.pending)"
+    assert outcome(code) == (["True"], 0)
+
+
+def test_in_the_middle_of_a_step_it_waits_for_its_end():
+    code = """
+p = Preemption(flush); p.install()
+with p:
+    with p: term()
+    say("step")
+say("alive")
+"""
+    assert outcome(code) == (["step"], ENDED)
+
+
+def test_while_the_state_is_in_the_owners_step_it_waits_for_the_next_of_ours():
+    code = """
+p = Preemption(lambda seconds: False); p.install(); term()
+say("owner")
+with p: say("step")
+say("alive")
+"""
+    assert outcome(code) == (["owner", "step"], ENDED)
+
+
+def test_without_a_next_step_it_ends_after_the_grace():
+    code = "p = Preemption(lambda seconds: False); p.install(grace_seconds=0.1); term()\nwhile True: time.sleep(0.01)"
+    assert outcome(code) == ([], ENDED)
+
+
+@pytest.mark.parametrize("broken", ["time.sleep(99)", "1 / 0"])
+def test_a_flush_that_hangs_or_raises_does_not_hold_the_process(broken):
+    code = f"p = Preemption(lambda seconds: {broken}); p.install(grace_seconds=0.1); term(); say('alive')"
+    assert outcome(code) == ([], ENDED)
+
+
+def test_a_second_signal_does_not_wait():
+    code = (
+        "p = Preemption(lambda seconds: False); p.install(grace_seconds=99); term(); say('once'); term(); say('twice')"
+    )
+    assert outcome(code) == (["once"], ENDED)
+
+
+def test_a_forked_child_ends_without_writing():
+    code = """
+p = Preemption(flush); p.install()
+child = os.fork()
+if not child:
+    term(); os._exit(0)
+say(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+    assert outcome(code) == (["15"], 0)
+
+
+def test_restore_gives_back_what_was_there():
+    code = """
+def own(*_): say("own")
+for before in (own, signal.SIG_IGN, signal.SIG_DFL):
+    signal.signal(signal.SIGTERM, before)
+    p = Preemption(flush); p.install(); p.install(); p.restore(); p.restore()
+    say(signal.getsignal(signal.SIGTERM) == before)
+"""
+    assert outcome(code) == (["True"] * 3, 0)
+
+
+def test_a_handler_put_on_top_is_left_alone_and_reaches_the_one_below():
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: say("below"))
+p = Preemption(flush); p.install()
+ours = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *at: (say("top"), ours(*at)))
+p.restore(); term(); say(p.pending)
+"""
+    assert outcome(code) == (["top", "below", "False"], 0)
+
+
+def test_on_another_thread_it_is_refused():
+    raised = []
+
+    def install():
+        try:
+            Preemption(lambda seconds: True).install()
+        except ValueError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=install, name="loader")
+    thread.start()
+    thread.join()
+    assert raised[0].startswith("flush_on_sigterm: got a call on 'loader', allowed: on the main thread")
+
+
+def test_importing_and_reporting_install_nothing():
+    before = signal.getsignal(signal.SIGTERM)
+    Preemption(lambda seconds: True).restore()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# With the device
+
+TRAINS = """
+import logging, os, signal, sys
+import jax, numpy as np
+from tests.device.support import LEAN
+from tunrex_jax_monitor import JsonlSink, Reporter
+how, run_dir = sys.argv[1:]
+logging.basicConfig(format="%(message)s")
+if how == "owner":
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+mon = LEAN.init()
+with Reporter(LEAN, run_dir=run_dir) as reporter:
+    reporter.flush_on_sigterm()
+    for step in range(100):
+        mon = LEAN.update_jit(mon, {"x": np.full(8, step, np.float32)})
+        if how == "inside" and step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)  # the state that the reporter knows is donated
+        mon = reporter.step(step, mon)
+        if how != "inside" and step == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if how == "owner" and stop and step == 14:
+            break
+print("closed")
+"""
+
+
+@pytest.mark.parametrize(("how", "last"), [("between", 9), ("inside", 9), ("owner", 14)])
+def test_no_step_is_lost_and_none_told_twice(tmp_path, how, last):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", TRAINS, how, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("closed\n" if how == "owner" else "", "")
+    assert done.returncode == (0 if how == "owner" else ENDED)
+    records = read_records(tmp_path / "run")
+    assert [step for record in records for step in record.series["step"]] == list(range(last + 1))
+    assert "x/run/p50" in records[-1].scalars

@@ -1,0 +1,96 @@
+"""The processes of one job: which of them writes, and whether all were given the same configuration.
+
+Every process dispatches, the first one reads and writes. Processes that emit at different steps enqueue different
+programs and wait for each other for ever, so the configurations are compared when a reporter starts: by the key-value
+store of JAX's own coordinator, before anything is enqueued, and never in the loop.
+"""
+
+import functools
+import itertools
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.sinks.console import say
+
+WAIT_SECONDS = 60.0
+_KEYS = "tunrex_jax_monitor"
+_reporters = itertools.count()  # of this process; the n-th of one belongs to the n-th of another
+_logger = logging.getLogger("tunrex_jax_monitor")
+
+
+def is_writer() -> bool:
+    """Return whether this process reads, writes and logs for the job."""
+    return jax.process_index() == 0
+
+
+@functools.cache
+def announce() -> None:
+    """Say what this process does, once and only where there are several."""
+    count, index = jax.process_count(), jax.process_index()
+    if count > 1:
+        part = (
+            "reads, writes and logs for all of them" if is_writer() else "dispatches and stays quiet; process 0 writes"
+        )
+        say(f"Reward monitor: process {index} of {count} {part}.")
+
+
+def check_agreement(settings: Mapping[str, Any], timeout_seconds: float | None = None) -> None:
+    """Compare the settings of this job's processes: the first reads those of all, the others those of the first.
+
+    Every process has to call it, and as often as the others. One that does not come costs the time-out and a warning.
+
+    Args:
+      settings: what has to be the same, JSON-ready.
+      timeout_seconds: how long to wait for all; WAIT_SECONDS by default.
+
+    Raises:
+      ValueError: two processes differ.
+    """
+    client = _client() if jax.process_count() > 1 else None
+    if client is None:
+        return
+    wait = WAIT_SECONDS if timeout_seconds is None else timeout_seconds
+    here, prefix, end = jax.process_index(), f"{_KEYS}/{next(_reporters)}", time.monotonic() + wait
+    own = json.loads(json.dumps(settings))
+    client.key_value_set(f"{prefix}/{here}", json.dumps(own), allow_overwrite=True)
+    for other in range(1, jax.process_count()) if is_writer() else (0,):
+        left = max(1, round(1e3 * (end - time.monotonic())))
+        text, error = attempt(functools.partial(client.blocking_key_value_get, f"{prefix}/{other}", left))
+        if text is None:
+            _tell_missing(here, other, wait, error)
+            return
+        _require_equal(own, here, json.loads(text), other)
+
+
+def _client() -> Any:
+    """Return the client of JAX's coordinator, which has no public name; None where there is none."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def _require_equal(own: Mapping[str, Any], here: int, others: Mapping[str, Any], other: int) -> None:
+    different = [key for key in own.keys() | others.keys() if own.get(key) != others.get(key)]
+    if different:
+        key = min(different)
+        raise ValueError(
+            f"{key}: got {own.get(key)!r} on process {here} and {others.get(key)!r} on process {other}, allowed: one "
+            "value on all processes, which would otherwise wait for each other. Give them the same configuration and "
+            "the same reporters in the same order; Reporter(shared=False) is for a state of one process alone."
+        )
+
+
+def _tell_missing(here: int, other: int, wait: float, error: Exception | None) -> None:
+    reason = "" if error is None or "DEADLINE_EXCEEDED" in str(error) else f" ({error})"
+    _logger.warning(
+        "Process %d of the job has made no Reporter within %g s of process %d%s: training goes on, but configurations "
+        "were not compared. With a state that all processes hold, each of them has to make one and to call its step; "
+        "Reporter(shared=False) is for a state of one process alone.",
+        *(other, wait, here, reason),
+    )

@@ -1,0 +1,139 @@
+"""Resuming: how a run that was stopped goes on in the directory it began in, with every step once.
+
+A run restarts from a checkpoint, which is most often older than its last logged step, so it computes some steps again.
+They stay as they were logged first. Who goes back for good, to try something else, names the step, and what was logged
+beyond it moves to a file of its own. Nothing here needs JAX.
+"""
+
+import dataclasses
+import logging
+import os
+from io import FileIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tunrex_jax_monitor.host.files import append
+from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.rundir import damaged
+
+_BLOCK = 1 << 16
+_logger = logging.getLogger("tunrex_jax_monitor")
+
+
+def take_up(path: Path, file: FileIO, step: int | None) -> int | None:
+    """Make a run's records end where it goes on; return the step of the last of them, or None.
+
+    Args:
+      path: of the records.
+      file: the same, open for appending, and locked.
+      step: what was logged beyond it moves away; None keeps everything.
+
+    Raises:
+      ValueError: a line that has to be read is no record.
+    """
+    end = end_of_lines(path)
+    if (torn := file.seek(0, os.SEEK_END) - end) > 0:
+        _logger.warning("%s: took away a torn last line of %d bytes before going on", path, torn)
+        file.truncate(end)
+    if step is not None:
+        offset, following = split(path, step, end)
+        if following is not None:
+            away = move_away(path, offset, end, step)
+            _logger.warning("%s: what was logged beyond step %d is in %s now", path, step, away.name)
+            file.truncate(offset)
+            if (kept := until(following, step)) is not None:
+                append(file, kept.to_json().encode() + b"\n")
+    return last_step(path, file.seek(0, os.SEEK_END))
+
+
+def end_of_lines(path: Path) -> int:
+    """Return the offset behind the last whole line; what follows was torn."""
+    with path.open("rb") as file:
+        at = file.seek(0, os.SEEK_END)
+        return _newline_before(file, at) + 1
+
+
+def last_step(path: Path, end: int) -> int | None:
+    """Return the step of the last record before the offset `end`, or None where there is none.
+
+    Raises:
+      ValueError: the last line is no record.
+    """
+    if not end:
+        return None
+    with path.open("rb") as file:
+        start = file.seek(_newline_before(file, end - 1) + 1)
+        return _read(path, start, file.read(end - start)).step
+
+
+def split(path: Path, step: int, end: int) -> tuple[int, Record | None]:
+    """Return the offset behind the last record up to `step`, and the record that follows there, before `end`."""
+    offset, following = 0, None
+    with path.open("rb") as file:
+        while (at := file.tell()) < end:
+            record = _read(path, at, file.readline())
+            if record.step <= step:
+                offset, following = file.tell(), None
+            elif following is None and at == offset:
+                following = record
+    return offset, following
+
+
+def move_away(path: Path, offset: int, end: int, step: int) -> Path:
+    """Copy what lies between the offsets into a file of its own beside the path; return it once the disk has it."""
+    names = (path.with_name(f"abandoned-{step}{suffix}.jsonl") for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
+    target = next(name for name in names if not name.exists())
+    with path.open("rb") as source, target.open("wb") as copy:
+        source.seek(offset)
+        for start in range(offset, end, _BLOCK):
+            copy.write(source.read(min(_BLOCK, end - start)))
+        copy.flush()
+        os.fsync(copy.fileno())
+    return target
+
+
+def beyond(record: Record, step: int) -> Record | None:
+    """Return what a record says of the steps beyond `step`, or None where that is nothing.
+
+    The per-step series and the alerts are cut; the scalars cover the interval that they cover.
+    """
+    if record.step <= step:
+        return None
+    return _restricted(record, [at > step for at in record.series.get("step", [])], range(step + 1, record.step + 1))
+
+
+def until(record: Record, step: int) -> Record | None:
+    """Return the per-step part of a record up to `step`, or None where there is none: its scalars cover more."""
+    kept = [at <= step for at in record.series.get("step", [])]
+    if not any(kept):
+        return None
+    cut = _restricted(record, kept, range(min(record.series["step"]), step + 1))
+    return dataclasses.replace(cut, step=step, update=record.update - kept.count(False), scalars={}, histograms={})
+
+
+def _read(path: Path, at: int, line: bytes) -> Record:
+    try:
+        return Record.from_json(line.decode())
+    except ValueError as error:
+        raise damaged(path, f"byte {at}", line, error) from error
+
+
+def _restricted(record: Record, kept: list[bool], steps: range) -> Record:
+    if all(kept):
+        return record
+    series: dict[str, list[Any]] = {
+        key: [value for value, keep in zip(values, kept, strict=True) if keep] for key, values in record.series.items()
+    }
+    alerts = tuple(alert for alert in record.alerts if alert.step in steps)
+    return dataclasses.replace(record, series=series, alerts=alerts)
+
+
+def _newline_before(file: BinaryIO, end: int) -> int:
+    """Return where the last newline before `end` is, or -1."""
+    while end > 0:
+        start = file.seek(max(0, end - _BLOCK))
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found
+        end = start
+    return -1

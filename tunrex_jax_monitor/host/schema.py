@@ -1,0 +1,112 @@
+"""Schema: what the fields of a record may hold, once they come from a file that anybody may have changed.
+
+Strict JSON only, and only what can be worked with afterwards: whoever reads a run gets a record or a ValueError.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+_LARGEST = 2**63  # no counter goes beyond
+
+
+def read_object(text: str | bytes) -> dict[str, Any]:
+    """Read strict JSON that is one object.
+
+    Raises:
+      ValueError: it is none; a `json.JSONDecodeError` or `UnicodeDecodeError` where it is no JSON at all.
+    """
+    try:
+        found = json.loads(text, parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("JSON: got values nested too deeply, allowed one flat object. Take it from a copy.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"JSON: got a {type(found).__name__}, allowed one object. Take it from a copy.")
+    return found
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"JSON: got {constant}, allowed finite numbers and null. Write it with a strict encoder.")
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether it is an int that a counter can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and -_LARGEST <= value < _LARGEST
+
+
+def is_number(value: object) -> bool:
+    """Tell whether it is a finite number."""
+    return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_number_or_null(value: object) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _maps(value: object, check: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(map(check, value.values()))
+
+
+def _lists(value: object, check: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(check, value))
+
+
+def _is_series(value: object) -> bool:
+    """Tell whether it is columns of one length, the steps without a gap."""
+    if not _maps(value, lambda column: _lists(column, _is_number_or_null)):
+        return False
+    assert isinstance(value, Mapping)
+    return len({len(column) for column in value.values()}) <= 1 and all(map(is_whole, value.get("step", ())))
+
+
+def _is_histogram(value: object) -> bool:
+    if not isinstance(value, Mapping) or value.keys() != {"counts", "edges"}:
+        return False
+    sizes = _lists(value["counts"], is_whole) and _lists(value["edges"], is_number)
+    return sizes and len(value["edges"]) == len(value["counts"]) + 1
+
+
+_ALERT: dict[str, Callable[[Any], bool]] = {
+    "step": is_whole,
+    "reward": _is_text,
+    "type": _is_text,
+    "message": _is_text,
+    "remedy": _is_text,
+    "value": _is_number_or_null,
+    "threshold": _is_number_or_null,
+}
+
+
+def _is_alert(value: object) -> bool:
+    if not isinstance(value, Mapping) or not value.keys() <= _ALERT.keys() <= value.keys() | {"value", "threshold"}:
+        return False
+    return all(_ALERT[key](item) for key, item in value.items())
+
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "step": is_whole,
+    "update": is_whole,
+    "time": is_number,
+    "names": lambda value: _lists(value, _is_text),
+    "scalars": lambda value: _maps(value, is_number),
+    "histograms": lambda value: _maps(value, _is_histogram),
+    "series": _is_series,
+    "alerts": lambda value: _lists(value, _is_alert),
+    "counters": lambda value: _maps(value, is_whole),
+}
+ALLOWED = {
+    "step": "a whole number",
+    "update": "a whole number",
+    "time": "seconds, a finite number",
+    "names": "a list of texts",
+    "scalars": "finite numbers by key",
+    "histograms": "counts and one edge more, by key",
+    "series": "lists of one length by key, of finite numbers and null",
+    "alerts": "a list of alert events",
+    "counters": "whole numbers by key",
+}

@@ -1,0 +1,72 @@
+"""Workers of a run: one for each sink, begun together and ended together."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.host.manifest import manifest
+from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
+from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
+from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
+
+
+def check(acc: object, sinks: object, on_record: object) -> list[Sink]:
+    """Return the sinks; nothing has begun in them when an argument is wrong."""
+    if not isinstance(acc, RewardAccumulator):
+        raise invalid("acc", type(acc).__name__, "a RewardAccumulator", "Pass the one whose update() you call.")
+    if not isinstance(sinks, Iterable):
+        raise invalid("sinks", sinks, "a sequence of sinks", "Put a single one in a list.")
+    every = list(sinks)
+    if len(set(map(id, every))) < len(every):
+        raise invalid("sinks", every, "each sink once", "Two threads would write to it: take the second out.")
+    if on_record is not None and not callable(on_record):
+        raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
+    for sink in every:
+        require_sink(sink)
+    return every
+
+
+def start(
+    acc: RewardAccumulator,
+    sinks: Iterable[Sink],
+    run_dir: str | Path | None,
+    on_record: Callable[[Record], object] | None,
+) -> list[SinkWorker]:
+    """Begin the run in every sink, and give each a worker; close those that have begun if one cannot."""
+    every = [*sinks, *([] if run_dir is None else [JsonlSink(run_dir)])]
+    workers: list[SinkWorker] = []
+    try:
+        for sink in every:
+            if isinstance(sink, RunSink):
+                sink.begin_run(manifest(acc))
+            workers.append(SinkWorker(sink))
+    except BaseException:
+        finish(workers, time.monotonic() + 10.0)
+        raise
+    return workers if on_record is None else [*workers, SinkWorker(_OnRecord(on_record), label="on_record")]
+
+
+def finish(workers: Iterable[SinkWorker], end: float) -> None:
+    """Close all workers at the same time, waiting until `end`."""
+    workers = list(workers)
+    for worker in workers:
+        worker.finish()
+    for worker in workers:
+        worker.close(max(0.0, end - time.monotonic()))
+
+
+class _OnRecord:
+    """The user's `on_record`, as a sink."""
+
+    def __init__(self, function: Callable[[Record], object]) -> None:
+        self._function = function
+
+    def write(self, record: Record) -> None:
+        self._function(copy.deepcopy(record))  # what a user's function changes in it must not reach the sinks
+
+    def close(self) -> None:
+        """There is nothing to close."""
