@@ -50,12 +50,14 @@ def two_float_add(
 def order_key(x: Float[Array, "*#s"]) -> UInt[Array, "*#s"]:
     """Map float32 to uint32 so that integer order is float order (-0.0 < 0.0; NaN is beyond the infinities)."""
     bits = to_words(x)
-    return bits ^ (jnp.uint32(0) - (bits >> 31) | _SIGN)  # no branch: a CPU is four times as fast
+    mask: Array = jnp.uint32(0) - (bits >> 31) | _SIGN  # no branch: a CPU is three times as fast
+    return bits ^ mask
 
 
 def from_order_key(key: UInt[Array, "*#s"]) -> Float[Array, "*#s"]:
     """Invert `order_key`."""
-    return to_floats(key ^ ((key >> 31) - jnp.uint32(1) | _SIGN))
+    mask: Array = (key >> 31) - jnp.uint32(1) | _SIGN
+    return to_floats(key ^ mask)
 
 
 def to_words(x: Array) -> UInt[Array, "*#s"]:

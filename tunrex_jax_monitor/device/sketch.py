@@ -57,7 +57,7 @@ def bin_index(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
 class Places(NamedTuple):
     """Where the samples of a batch go: [R, N]."""
 
-    index: Array  # int32: row and bin in one; out of range where a sample does not count
+    slot: Array  # int32: row and bin in one; out of range where a sample does not count
     word: Array  # uint32: what is added there: 1, and 2^16 more where a sample is marked and both counts fit in a word
     mark: Array | None  # uint32: 1 where a sample is marked, if they do not
     key: Array  # uint32: order key
@@ -101,7 +101,7 @@ def place(
 
 def scatter(run: Sketch, places: Places) -> Planes:
     """Sum and take the extremes of a batch by bins."""
-    index, word, key = (v.reshape(-1) for v in (places.index, places.word, places.key))
+    index, word, key = (v.reshape(-1) for v in (places.slot, places.word, places.key))
     words, greatest, least = jax.lax.platform_dependent(
         index, word, key, run.greatest, run.least, cpu=_in_place, cuda=_in_turn, default=_by_plane
     )

@@ -50,24 +50,21 @@ class Seen(NamedTuple):
     step: Step
     stats: WindowStats
     any_outlier: Array | None  # bool[R], for the literal rules
-    window: Array | None  # after the step; None where it takes a scatter
 
 
 def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
     """Fold one step into the state; a state of another configuration is a ValueError."""
     check(config, state)
     look = partial(_look, config, given.has_lengths, given.samples)
-    look = one_kernel(look) if given.raw.size <= SMALL else look
-    seen, places = look(state.fields, state.window, given.raw, given.present)
+    look_fast = one_kernel(look) if given.raw.size <= SMALL else look
+    seen, places, pushed = look_fast(state.fields, state.window, given.raw, given.present)
     planes = sketch.scatter(sketch_of(state), places)
     conclude = one_kernel(partial(_conclude, config))
-    pushed = seen.window if given.present is None else _push(config, state.window, given)
-    seen = seen._replace(window=None)
     fields, row, at, low, high = conclude(state.fields, state.sketch_low, state.sketch_high, seen, planes)
     return MonitorState(
         fields=fields,
         trace=jax.lax.dynamic_update_slice(state.trace, row[None], (at, jnp.int32(0), jnp.int32(0))),
-        window=pushed,
+        window=_push(config, state.window, given) if pushed is None else pushed,
         sketch_low=low,
         sketch_high=high,
         sketch_greatest=planes.greatest,
@@ -77,14 +74,17 @@ def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
 
 def _look(
     config: Config, has_lengths: bool, samples: int, words: Array, window_: Array, raw: Array, present: Array | None
-) -> tuple[Seen, Places]:
-    """Reduce the samples of the step and of the window; find the outliers and the bins."""
+) -> tuple[Seen, Places, Array | None]:
+    """Reduce the samples of the step and of the window; find the outliers, the bins, and the next window.
+
+    That is None with a mask, which takes a scatter or a sort.
+    """
     given, fields = Batch(raw, present, has_lengths, samples), split_fields(config, words)
     stats = window_stats(config, window_, fields)
     outside = is_outside(given, *one_kernel(partial(alerts.limits, config=config))(stats))
     any_outlier = jnp.any(outside, axis=1) if config.detect == "literal" else None
     pushed = _push(config, window_, given) if present is None else None
-    return Seen(reduce(config, given), stats, any_outlier, pushed), _place(config, given, outside)
+    return Seen(reduce(config, given), stats, any_outlier), _place(config, given, outside), pushed
 
 
 def _conclude(
@@ -95,7 +95,7 @@ def _conclude(
     Returns:
       The fields, the row of the trace and its place there, and both limbs of the sketch.
     """
-    fields, (step, stats, any_outlier, _) = split_fields(config, words), seen
+    fields, (step, stats, any_outlier) = split_fields(config, words), seen
     added = sketch.join(Sketch(low, high, planes.greatest, planes.least), planes)
     outliers = _rare_outliers(config, fields, stats, added)
     counters = _count(step, outliers)
