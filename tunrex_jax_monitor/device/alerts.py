@@ -6,7 +6,9 @@ document's table: no weaker condition, no cool-down. Names, texts and remedies l
 """
 
 import enum
+import functools
 import math
+import operator
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -259,14 +261,19 @@ def advance(
     began, ended = active & ~was, was & ~active
     armed = ((memory.flags >> ARMED) & 1 == 1) & ~began[TYPES.index(Alert.FLATLINE)] | rearm
     flags = _word(active) | (armed.astype(jnp.uint32) << ARMED)
-    quiet_word = jnp.sum(quiet << (4 * bit), axis=0, dtype=jnp.uint32)
+    quiet_word = _join_bits(quiet, 4)
     memory = Memory(flags, jnp.where(seen, quiet_word, memory.quiet))
     return Step(jnp.stack(memory), active, began, ended)
 
 
 def _word(where: Bool[Array, "8 rows"]) -> UInt[Array, " rows"]:
-    bit = np.arange(len(TYPES), dtype=np.uint32)[:, None]
-    return jnp.sum(where.astype(jnp.uint32) << bit, axis=0, dtype=jnp.uint32)
+    return _join_bits(where.astype(jnp.uint32), 1)
+
+
+def _join_bits(parts: UInt[Array, "8 rows"], width: int) -> UInt[Array, " rows"]:
+    """Put the rows side by side in one word, the first lowest."""
+    shifted = [parts[t] << np.uint32(width * t) for t in range(len(TYPES))]
+    return functools.reduce(operator.or_, shifted)
 
 
 def step_word(step: Step) -> UInt[Array, " rows"]:

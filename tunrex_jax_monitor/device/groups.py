@@ -76,7 +76,6 @@ def from_batch(
         sums=(jnp.where(scored, std, 0.0), of_group.share, jnp.where(scored, mean, 0.0)),
         axis=1,
     )
-    levels = jnp.arange(group_size + 1, dtype=jnp.uint32)[:, None, None]
     groups, scored_count, zero_std, incomplete = counts
     scored_groups, zero_groups = scored_count.astype(jnp.float32), zero_std.astype(jnp.float32)
     return GroupBatch(
@@ -84,14 +83,20 @@ def from_batch(
         scored=scored_count,
         zero_std=zero_std,
         incomplete=incomplete,
-        solved=jnp.sum(
-            (complete[None] & (of_group.correct[None] == levels)).astype(jnp.uint32), axis=2, dtype=jnp.uint32
-        ),
+        solved=_count_levels(of_group.correct, complete, group_size),
         means=moments.from_batch(mean, scored, scored_groups, total, orders=2),
         std=total_std,
         share=total_share * np.pad(weights, (0, len(total_share) - len(weights))),
         zero_share=jnp.where(scored_groups > 0, zero_groups / jnp.maximum(scored_groups, 1.0), np.float32(np.nan)),
     )
+
+
+def _count_levels(correct: Array, complete: Array, group_size: int) -> Array:
+    """Return how many complete groups have c correct members: uint32[G + 1, rows]."""
+    levels = jnp.arange(group_size + 1, dtype=jnp.uint32)[:, None, None]
+    is_level = complete[None] & (correct[None] == levels)
+    counts = reduce_together(counts=(is_level.reshape(-1, is_level.shape[2]),), axis=1)[0]
+    return counts.reshape(is_level.shape[:2])
 
 
 class _Groups(NamedTuple):

@@ -2,8 +2,8 @@
 
 XLA's CPU runtime hands every kernel to a pool of threads: about 1 us each on two cores, for the sixty kernels of what
 an update computes from a few dozen numbers. A call that says so is compiled as one kernel instead. Accelerators fuse
-by rules of their own and never see it; a program that may be spread over several CPU devices keeps its operations,
-since a kernel cannot wait for another device.
+by rules of their own and never see it. A program that may be spread over several CPU devices keeps its operations,
+since a kernel cannot wait for another device, and so does one for a compiler that is newer than what was tested.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,16 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from tunrex_jax_monitor.device import shards
 
+NEWEST = (0, 12)  # jax
 AS_KERNEL = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
 
 def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` of arrays, compiled as one kernel for a CPU. It may not scatter, sort or multiply matrices."""
+    """Return `function` of arrays, compiled as one kernel for a CPU.
+
+    It may not scatter, sort, multiply matrices or hold a `reduce`: for some of these XLA calls a library, which it
+    cannot do inside a kernel. `reduce_together` is none on a CPU.
+    """
 
     def call(*arrays: Any) -> Any:
         return jax.lax.platform_dependent(*arrays, cpu=partial(_call, function), default=function)
@@ -39,7 +44,7 @@ def _has_several_devices() -> bool:
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:
-    if may_be_spread(*arrays):
+    if may_be_spread(*arrays) or jax.__version_info__[:2] > NEWEST:
         return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
 
     def body(*arrays: Any) -> Any:

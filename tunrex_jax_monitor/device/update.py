@@ -22,6 +22,7 @@ from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_floats
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
 from tunrex_jax_monitor.device.kernel import one_kernel
+from tunrex_jax_monitor.device.reduce import reduce_together
 from tunrex_jax_monitor.device.sketch import Places, Planes, Sketch
 from tunrex_jax_monitor.device.state import (
     EVENTS,
@@ -56,7 +57,8 @@ def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
     """Fold one step into the state; a state of another configuration is a ValueError."""
     check(config, state)
     look = partial(_look, config, given.has_lengths, given.samples)
-    look_fast = one_kernel(look) if given.raw.size <= SMALL else look
+    is_small = given.raw.size <= SMALL and not config.correlations  # those are a product of matrices
+    look_fast = one_kernel(look) if is_small else look
     seen, places, pushed = look_fast(state.fields, state.window, given.raw, given.present)
     planes = sketch.scatter(sketch_of(state), places)
     conclude = one_kernel(partial(_conclude, config))
@@ -82,7 +84,7 @@ def _look(
     given, fields = Batch(raw, present, has_lengths, samples), split_fields(config, words)
     stats = window_stats(config, window_, fields)
     outside = is_outside(given, *one_kernel(partial(alerts.limits, config=config))(stats))
-    any_outlier = jnp.any(outside, axis=1) if config.detect == "literal" else None
+    any_outlier = reduce_together(counts=(outside,), axis=1)[0] > 0 if config.detect == "literal" else None
     pushed = _push(config, window_, given) if present is None else None
     return Seen(reduce(config, given), stats, any_outlier), _place(config, given, outside), pushed
 
