@@ -6,7 +6,7 @@ On a GPU each kernel is a launch, and their number is the cost of programs as sm
 once, whatever is in it, and moves data ahead of its use (the many copies); there the estimate tells more.
 
     pip install -e ".[accelerators]"
-    python benchmarks/accelerators.py                # H100 and TPU v5e
+    python benchmarks/accelerators.py                # H100, TPU v5e, and slices of 64 and 1024 TPUs
     python benchmarks/accelerators.py --all          # and TPU v4, v5p and v6e
     python benchmarks/accelerators.py --check        # exit status 1 when a program is over its budget
     python benchmarks/accelerators.py --json
@@ -23,7 +23,8 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 H100 = """
 gpu_device_info {
@@ -47,11 +48,12 @@ class Chip(NamedTuple):
     platform: str  # "cuda" or "tpu"
     topology: str  # the smallest that its compiler accepts
     environment: dict[str, str]
+    is_slice: bool = False  # many chips: only what is spread over all of them is compiled
 
 
-def _tpu(topology: str, kind: str) -> Chip:
+def _tpu(topology: str, kind: str, *, is_slice: bool = False) -> Chip:
     here = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": kind, "TPU_WORKER_HOSTNAMES": "localhost"}
-    return Chip("tpu", topology, here)
+    return Chip("tpu", topology, here, is_slice)
 
 
 CHIPS = {
@@ -60,8 +62,11 @@ CHIPS = {
     "TPU v4": _tpu("v4:2x2x1", "v4-8"),
     "TPU v5p": _tpu("v5p:2x2x1", "v5p-8"),
     "TPU v6e": _tpu("v6e:2x2", "v6e-4"),
+    "64 x TPU v5p": _tpu("v5p:4x4x4", "v5p-128", is_slice=True),  # a type counts cores, two to a v5p
+    "64 x TPU v6e": _tpu("v6e:8x8", "v6e-64", is_slice=True),
+    "1024 x TPU v5p": _tpu("v5p:8x8x16", "v5p-2048", is_slice=True),
 }
-DEFAULT_CHIPS = ("H100", "TPU v5e")
+DEFAULT_CHIPS = ("H100", "TPU v5e", *(name for name, chip in CHIPS.items() if chip.is_slice))
 
 
 class Workload(NamedTuple):
@@ -73,9 +78,10 @@ class Workload(NamedTuple):
     group_size: int | None = None
     masked: bool = False
     pack: bool = False
-    sharded: bool = False  # rewards over all chips of the topology, state replicated
+    sharded: Literal["", "jit", "shard_map"] = ""  # rewards over all chips of the topology, state replicated
     max_kernels: int | None = None  # on an H100: what `--check` allows
     max_estimate_us: float | None = None  # on a TPU v5e
+    max_collectives: int | None = None
 
 
 # The plain update has a budget: 16 launches, 60 us. The others' limits are what they take now, against growth.
@@ -84,7 +90,9 @@ WORKLOADS = (
     Workload("update [8, 8192]", 8, 8192, max_kernels=16, max_estimate_us=60),
     Workload("update [8, 8192] in groups of 8", 8, 8192, group_size=8, max_kernels=26, max_estimate_us=75),
     Workload("update [8, 8192] with a mask", 8, 8192, masked=True, max_kernels=20, max_estimate_us=60),
-    Workload("update [8, 8192] over 4 chips", 8, 8192, sharded=True),
+    Workload("update [8, 8192], jit over all chips", 8, 8192, sharded="jit", max_collectives=4),
+    Workload("update [8, 8192], shard_map over all chips", 8, 8192, sharded="shard_map", max_collectives=3),
+    Workload("update [8, 8192] in groups, jit", 8, 8192, group_size=8, masked=True, sharded="jit", max_collectives=4),
     Workload("pack [8, 8192]", 8, 8192, pack=True),
     Workload("pack [8, 8192] in groups of 8", 8, 8192, group_size=8, pack=True),
 )
@@ -231,10 +239,13 @@ class Row:
     estimate_us: float | None  # the compiler's own; there is none for a GPU
     max_kernels: int | None
     max_estimate_us: float | None
+    max_collectives: int | None
 
     def violations(self) -> list[str]:
         """What `--check` objects to."""
         found = []
+        if self.max_collectives is not None and self.collectives > self.max_collectives:
+            found.append(f"{self.collectives} collectives, allowed {self.max_collectives}")
         if self.chip == "H100" and self.max_kernels is not None and self.kernels > self.max_kernels:
             found.append(f"{self.kernels} kernels, allowed {self.max_kernels}")
         if self.chip == "TPU v5e":
@@ -270,9 +281,13 @@ def compile_workload(workload: Workload, devices: Sequence[Any]) -> Any:
     rewards = dict.fromkeys(names, jax.ShapeDtypeStruct((workload.n_samples,), jnp.float32, sharding=split))
     mask = jax.ShapeDtypeStruct((workload.n_samples,), jnp.bool_, sharding=split) if workload.masked else None
 
-    def update(state, rewards, mask):
-        return acc.update(state, rewards, mask=mask)
+    def update(state, rewards, mask, **where):
+        return acc.update(state, rewards, mask=mask, **where)
 
+    if workload.sharded == "shard_map":
+        data, whole = PartitionSpec("data"), PartitionSpec()
+        shards = partial(update, axis_name="data")
+        update = jax.shard_map(shards, mesh=mesh, in_specs=(whole, data, data), out_specs=whole)
     return jax.jit(update, donate_argnums=0, out_shardings=replicated).lower(state, rewards, mask).compile()
 
 
@@ -280,7 +295,8 @@ def count(chip: str, workload: Workload, compiled: Any) -> Row:
     """Read the figures of a compiled program."""
     program = Program(compiled.as_text())
     launched = Counter(program.launched())
-    collectives = sum(launched.pop(opcode, 0) for opcode in COLLECTIVES)
+    for opcode in COLLECTIVES:
+        launched.pop(opcode, None)
     named = {key: launched.pop(key, 0) for key in ("fusion", "copy", "sort", "custom-call")}
     seconds = (compiled.cost_analysis() or {}).get("optimal_seconds")
     return Row(
@@ -294,10 +310,11 @@ def count(chip: str, workload: Workload, compiled: Any) -> Row:
         other=launched.total(),
         while_loops=program.count("while"),
         scatters_into_carried=program.scatters_into_carried(),
-        collectives=collectives,
+        collectives=program.count(*COLLECTIVES, *(f"{opcode}-start" for opcode in COLLECTIVES)),
         estimate_us=None if seconds is None or seconds <= 0 else seconds * 1e6,
         max_kernels=workload.max_kernels,
         max_estimate_us=workload.max_estimate_us,
+        max_collectives=workload.max_collectives,
     )
 
 
@@ -305,7 +322,7 @@ def census(chip: str) -> list[Row]:
     """All workloads compiled for one chip. Its environment has to be set before JAX is imported."""
     from jax.experimental import topologies
 
-    platform, topology, _ = CHIPS[chip]
+    platform, topology, _, is_slice = CHIPS[chip]
     if platform == "cuda":
         described = topologies.get_topology_desc(platform=platform, target_config=H100, topology=topology)
     else:
@@ -314,7 +331,7 @@ def census(chip: str) -> list[Row]:
     return [
         count(chip, workload, compile_workload(workload, devices))
         for workload in WORKLOADS
-        if not workload.sharded or len(devices) > 1
+        if (len(devices) > 1 if workload.sharded else not is_slice)
     ]
 
 
@@ -341,7 +358,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], object]], ...] = (
     ("custom calls", lambda row: row.custom_calls),
     ("other", lambda row: row.other),
     ("while loops", lambda row: row.while_loops),
-    ("scatters into state", lambda row: row.scatters_into_carried if row.chip.startswith("TPU") else "-"),
+    ("scatters into state", lambda row: row.scatters_into_carried if "TPU" in row.chip else "-"),
     ("collectives", lambda row: row.collectives),
     ("estimate, us", lambda row: "-" if row.estimate_us is None else f"{row.estimate_us:.1f}"),
 )

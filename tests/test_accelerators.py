@@ -81,6 +81,15 @@ def test_check_objects_to_what_is_over_budget(chip, change, objection):
     assert TOOL["Row"](**fields | change | {"chip": other}).violations() == []
 
 
+@pytest.mark.parametrize("chip", ["TPU v5e", "64 x TPU v6e", "1024 x TPU v5p"])
+def test_check_objects_to_more_collectives_on_any_number_of_chips(chip):
+    fields = {**dict.fromkeys(TOOL["Row"].__dataclass_fields__, 0), "chip": chip, "program": "update"}
+    fields |= {"estimate_us": 1.0, "max_estimate_us": 1.0, "max_collectives": 3}
+    assert TOOL["Row"](**fields | {"collectives": 3}).violations() == []
+    objection = f"update, compiled for {chip}: 4 collectives, allowed 3"
+    assert TOOL["Row"](**fields | {"collectives": 4}).violations() == [objection]
+
+
 def test_programs_without_a_limit_pass():
     fields = {**dict.fromkeys(TOOL["Row"].__dataclass_fields__, None), "program": "pack", "kernels": 99}
     assert all(TOOL["Row"](**fields | {"chip": chip}).violations() == [] for chip in TOOL["CHIPS"])

@@ -11,14 +11,22 @@ from typing import Any, NoReturn
 _LARGEST = 2**63  # no counter goes beyond
 
 
-def read_object(text: str | bytes) -> dict[str, Any]:
-    """Read strict JSON that is one object.
+def read_object(data: str | bytes) -> dict[str, Any]:
+    """Read strict JSON, in UTF-8, that is one object.
 
     Raises:
       ValueError: it is none; a `json.JSONDecodeError` or `UnicodeDecodeError` where it is no JSON at all.
     """
+    text = data.decode() if isinstance(data, bytes) else data
     try:
         found = json.loads(text, parse_constant=_refuse)
+        if "\\ud" in text.lower():  # half a surrogate pair, as JSON can say it, could never be written out again
+            json.dumps(found, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        message = f"JSON: got text that is none ({error.msg}), allowed one object. Take it from a copy"
+        raise json.JSONDecodeError(message, error.doc, error.pos) from None
+    except UnicodeEncodeError:
+        raise ValueError("JSON: got half a surrogate pair, allowed whole characters. Take it from a copy.") from None
     except RecursionError:
         raise ValueError("JSON: got values nested too deeply, allowed one flat object. Take it from a copy.") from None
     if not isinstance(found, dict):
