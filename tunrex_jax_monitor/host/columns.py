@@ -1,7 +1,7 @@
 """Columns: equally long lists of numbers by name, kept as compact arrays and bounded in memory.
 
 A column of floats takes 4 bytes a value where float32 says all of it exactly, as it does what the device makes, else 8.
-Beyond `limit` values in all, neighbouring rows become one, so a run of any length fits and keeps its extremes; see `FOLDS`.
+Beyond `limit` values in all neighbouring rows become one, so any run fits and keeps its extremes; see `FOLDS`.
 """
 
 import math
@@ -86,7 +86,7 @@ class Columns(Mapping[str, list[Any]]):
         return stored.astype(np.float64 if column.typecode in "fd" else np.int64)
 
     def append(self, given: Mapping[str, Iterable[Any]]) -> None:
-        """Append rows, given as a list per name; in a name that is new, or missing here, the other rows have no data."""
+        """Append rows, given as a list per name; a name that is new, or missing here, has no data elsewhere."""
         before = self.rows
         for name, values in given.items():
             self._extend(name, list(values), before)

@@ -85,7 +85,7 @@ class Emissions:
 
     def write(self, record: Record) -> None:
         """Take in a record; one that repeats the update of the last takes its place."""
-        row = {"step": [record.step], **{key: [record.scalars[key]] for key in _kept(record)}}
+        row: dict[str, list[float]] = {"step": [record.step], **{key: [record.scalars[key]] for key in _kept(record)}}
         again = record.update == self._last_update
         self._last_update = record.update
         if again:

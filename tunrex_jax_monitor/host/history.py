@@ -1,6 +1,6 @@
 """History: a run as columns, step by step and emission by emission; what pictures, pages and exports are made of.
 
-It is a sink, so it fills beside a run, and it reads a run directory or a `monitoring_data.json` afterwards: without JAX,
+It is a sink, so it fills beside a run; it reads a run directory or a `monitoring_data.json` afterwards, without JAX,
 also while the run goes on, and after it was killed. Memory is bounded: see `Columns` and `Emissions`.
 """
 
