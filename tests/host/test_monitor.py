@@ -40,7 +40,7 @@ def test_update_returns_the_statistics_with_the_step_in_them(run):
             assert getattr(s, key) == pytest.approx(want[key], rel=1e-5, abs=1e-6), key
         assert s.sum == pytest.approx(x.sum(), rel=1e-5)
         assert s.ema_short == pytest.approx(reference.ema(seen[name], 0.1), rel=1e-5)
-        assert len(s.to_dict()) == 15
+        assert len(s.to_dict()) == 16
         assert s.to_dict()[f"{name}/mean"] == s.mean
 
 
