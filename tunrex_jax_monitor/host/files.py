@@ -1,9 +1,11 @@
 """Files that are whole or not there."""
 
+import contextlib
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,17 @@ def write_atomically(target: Path, text: str) -> None:
         os.replace(temporary, target)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Yield a path to write to; it takes the target's place when the block ends well, and is gone when it does not."""
+    part = target.with_name(f".{os.getpid()}.{target.name}")  # some writers read the format off the name's end
+    try:
+        yield part
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def to_json(data: Any) -> str:

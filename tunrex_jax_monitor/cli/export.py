@@ -1,0 +1,125 @@
+"""`export`: the numbers of a run for another program: a table, or a replay into a sink."""
+
+import csv
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tunrex_jax_monitor.cli.options import (
+    STDOUT,
+    Problem,
+    echo_json,
+    force_option,
+    json_option,
+    require_new,
+    require_one_stdout,
+    run_argument,
+    tell,
+    write_text,
+    writing,
+)
+from tunrex_jax_monitor.cli.replay import replay
+from tunrex_jax_monitor.cli.runs import beside, find, read, records_of
+from tunrex_jax_monitor.host.files import replacing
+from tunrex_jax_monitor.host.history import History
+
+Rows = tuple[Sequence[str], Iterable[Sequence[Any]]]
+_ALERT = ("step", "reward", "type", "value", "threshold", "message", "remedy")
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--to", "target", type=click.Choice(("csv", "parquet", "wandb", "tensorboard")), required=True, help="The format."
+)
+@click.option(
+    "--table",
+    type=click.Choice(("steps", "records", "alerts")),
+    default="steps",
+    show_default=True,
+    help="For csv and parquet: one row per step, per emission (every key of the README's table), or per alert.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File, or - for stdout; for wandb and tensorboard a directory. Beside the run by default.",
+)
+@click.option("--project", help="For wandb.  [default: that of the environment]")
+@click.option("--name", help="For wandb: of the new run.  [default: the directory's name]")
+@click.option("--offline", is_flag=True, help="For wandb: write the run to disk, for `wandb sync`.")
+@json_option
+@force_option
+def export(run: Path, target: str, table: str, output: Path | None, as_json: bool, force: bool, **wandb: Any) -> None:
+    """Write RUN as a table, or replay its records into W&B or TensorBoard, each at its own step."""
+    path = find(run)
+    require_one_stdout(output, as_json)
+    if target in ("csv", "parquet"):
+        output = output or beside(path, f"{table}.{target}")
+        rows = _write_table(path, target, table, output, force)
+        done = {"rows": rows}
+    else:
+        output = output or beside(path, target)
+        done = {"records": replay(path, target, output, force, wandb)}
+    if as_json:
+        echo_json({"run": str(path), "to": target, "output": str(output), **done})
+    else:
+        tell(f"{output}: {', '.join(f'{count} {what}' for what, count in done.items())}")
+
+
+def _write_table(path: Path, target: str, table: str, output: Path, force: bool) -> int:
+    if target == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise Problem("--to parquet: got no pyarrow, allowed: where it is installed. pip install pyarrow")
+    if str(output) != STDOUT:
+        require_new(output, force)
+    history = read(path)
+    titles, rows = _TABLES[table](path, history)
+    rows = list(rows)
+    if target == "parquet":
+        _write_parquet(titles, rows, output)
+    else:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(titles)
+        writer.writerows(rows)
+        write_text(output, text.getvalue())
+    return len(rows)
+
+
+def _steps(_: Path, history: History) -> Rows:
+    if history.series.stride > 1:
+        tell(f"the run is longer than what is kept of it: each row stands for {history.series.stride} steps")
+    columns = dict(history.series) or {"step": []}
+    return list(columns), zip(*columns.values(), strict=True)
+
+
+def _records(path: Path, history: History) -> Rows:
+    records = list(records_of(path, history))
+    keys = list(dict.fromkeys(key for record in records for key in record.scalars))
+    rows = [[record.step, record.update, record.time, *map(record.scalars.get, keys)] for record in records]
+    return ["step", "update", "time", *keys], rows
+
+
+def _alerts(_: Path, history: History) -> Rows:
+    return _ALERT, [[getattr(alert, field) for field in _ALERT] for alert in history.alerts]
+
+
+_TABLES: Mapping[str, Callable[[Path, History], Rows]] = {"steps": _steps, "records": _records, "alerts": _alerts}
+
+
+def _write_parquet(titles: Sequence[str], rows: Sequence[Sequence[Any]], output: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = list(zip(*rows, strict=True)) or [()] * len(titles)
+    table = pyarrow.Table.from_arrays([pyarrow.array(column) for column in columns], names=list(titles))
+    if str(output) == STDOUT:
+        parquet.write_table(table, pyarrow.PythonFile(sys.stdout.buffer, mode="w"))
+        return
+    with writing(output), replacing(output) as part:
+        parquet.write_table(table, part)

@@ -1,0 +1,155 @@
+"""How `watch` shows what is new: a table that stays in its place, lines, or lines of JSON."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from tunrex_jax_monitor.cli import tables
+from tunrex_jax_monitor.cli.options import SCHEMA, tell
+from tunrex_jax_monitor.cli.overview import overview
+from tunrex_jax_monitor.cli.text import encodable, printable
+from tunrex_jax_monitor.host.files import to_json
+from tunrex_jax_monitor.host.follow import News
+from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.record import AlertEvent, Record
+from tunrex_jax_monitor.host.report.text import number, share
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_NEWEST = 6  # alerts below the table
+
+
+class View:
+    """Takes news of runs, one after the other."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End; what has been shown stays."""
+
+    def show(self, path: Path, news: News) -> None:
+        """Show what one look found."""
+        if news.restarted:
+            self.restart(path)
+        if news.damaged:
+            tell(f"{path}: left out {news.damaged} lines that are no records")
+        for record in news.records:
+            self.record(record)
+
+    def restart(self, path: Path) -> None:
+        """Show that another run goes on from here."""
+        raise NotImplementedError
+
+    def record(self, record: Record) -> None:
+        """Show one record and its alerts."""
+        raise NotImplementedError
+
+
+class Lines(View):
+    """One line per record and alert, for pipes and logs."""
+
+    def restart(self, path: Path) -> None:
+        """Say it on stderr."""
+        tell(f"another run: {path}")
+
+    def record(self, record: Record) -> None:
+        """Print the short averages, and what went wrong."""
+        shown = [f"{encodable(printable(name))}={number(v)}" for name, v in _averages(record).items()]
+        if "frac_reward_zero_std" in record.scalars:
+            shown.append(f"zero variance={share(record.scalars['frac_reward_zero_std'])}")
+        click.echo("  ".join([f"step {record.step}", *shown]))
+        for alert in record.alerts:
+            click.echo(encodable(f"ALERT  {_line(alert)}"))
+
+
+class Json(View):
+    """One JSON document per line: `event` is run, record or alert."""
+
+    def restart(self, path: Path) -> None:
+        """Print a `run` event."""
+        _echo({"event": "run", "run": str(path)})
+
+    def record(self, record: Record) -> None:
+        """Print a `record` event, and an `alert` event for each alert."""
+        step = {"step": record.step, "update": record.update, "time": record.time}
+        _echo({"event": "record", **step, "names": record.names, "scalars": record.scalars})
+        for alert in record.alerts:
+            _echo({"event": "alert", **vars(alert)})
+
+
+class Screen(View):
+    """A table that stays in its place, by rich."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._history, self._path, self._seen = History(), Path(), time.time()
+        self._live = Live(get_renderable=self._draw, refresh_per_second=2, screen=False)
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Leave the last table where it is."""
+        self._live.stop()
+
+    def show(self, path: Path, news: News) -> None:
+        """Take in the news; the table is drawn twice a second."""
+        self._path = path
+        super().show(path, news)
+
+    def restart(self, path: Path) -> None:
+        """Begin with an empty table."""
+        self._history = History()
+
+    def record(self, record: Record) -> None:
+        """Take in a record."""
+        self._history.write(record)
+
+    def _draw(self) -> "RenderableType":
+        from rich.console import Group
+        from rich.text import Text
+
+        last = self._history.last
+        if last is None:
+            return Text("no record yet", style="dim")
+        age = max(0.0, time.time() - last.time)
+        head = Text(encodable(printable(f"{self._path}: step {last.step}, {_ago(age)} ago; Ctrl-C ends")), style="dim")
+        newest = [Text(encodable(_line(a)), style="red", overflow="ellipsis") for a in self._history.alerts[-_NEWEST:]]
+        return Group(head, tables.drawn(overview(self._history), self._live.console.width), *reversed(newest))
+
+
+def _averages(record: Record) -> Mapping[str, float | None]:
+    return {name: record.scalars.get(f"{name}/ema_short") for name in record.names}
+
+
+def _line(alert: AlertEvent) -> str:
+    return printable(f"step {alert.step}  {alert.message}")
+
+
+def _ago(seconds: float) -> str:
+    """Return a time in its largest unit.
+
+    >>> _ago(4), _ago(200), _ago(9000)
+    ('4 s', '3 min', '2 h')
+    """
+    unit, size = ("s", 1) if seconds < 120 else ("min", 60) if seconds < 7200 else ("h", 3600)
+    return f"{seconds // size:.0f} {unit}"
+
+
+def _echo(data: dict[str, Any]) -> None:
+    click.echo(json.dumps({"schema": SCHEMA, **json.loads(to_json(data))}))
