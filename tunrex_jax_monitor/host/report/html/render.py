@@ -1,0 +1,100 @@
+"""Render: a template, a style sheet and scripts become one page that needs nothing else and asks nobody.
+
+The content security policy names the hashes of the page's own scripts: an injected one cannot run, even if escaping
+were forgotten somewhere. Style is inline; uPlot sets sizes from its script.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from importlib import metadata, resources
+from typing import TYPE_CHECKING, Any
+
+from tunrex_jax_monitor.host.report.html import encode, tables
+from tunrex_jax_monitor.host.report.html.payload import SIGNS
+from tunrex_jax_monitor.host.report.text import number, share, signed
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_PACKAGE = resources.files("tunrex_jax_monitor")
+_ASSETS = _PACKAGE / "host" / "report" / "html" / "assets"
+_UPLOT = _PACKAGE / "_vendor" / "uplot"
+_SCRIPTS = ("numbers", "sections", "charts", "heat", "view", "keys", "export", "main")  # in this order
+
+
+def render(template: str, data: dict[str, Any], **context: Any) -> str:
+    """Return a page.
+
+    Args:
+      template: a file of `assets`.
+      data: what the script gets.
+      **context: what the template gets; texts are escaped.
+
+    Raises:
+      ImportError: jinja2 is not installed.
+    """
+    from markupsafe import Markup
+
+    library, script = _text(_UPLOT / "uPlot.iife.min.js"), _script()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=metadata.version("tunrex-jax-monitor"),
+            policy=_policy(library, script),
+            style=Markup(_text(_UPLOT / "uPlot.min.css") + _text(_ASSETS / "style.css")),
+            data=Markup(encode.script_json(data)),
+            library=Markup(library),
+            script=Markup(script),
+            library_license=_text(_UPLOT / "LICENSE"),
+            library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
+            **context,
+        )
+    )
+
+
+@functools.cache
+def _environment() -> "Environment":
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            "The HTML report needs jinja2, which is not installed: pip install 'tunrex-jax-monitor[plots]'"
+        ) from error
+    loader = jinja2.FunctionLoader(lambda name: _text(_ASSETS / name))
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(number=number, signed=signed, share=share, kind=_kind, address=tables.address)
+    environment.globals["steps"] = tables.step_range
+    return environment
+
+
+def _kind(alert_type: str) -> str:
+    """Return the class of an alert type; a type from elsewhere is a text that must not become one."""
+    return alert_type.lower() if alert_type in SIGNS else "other"
+
+
+@functools.cache
+def _script() -> str:
+    parts = "\n".join(_text(_ASSETS / f"{name}.js") for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();'
+
+
+def _policy(*scripts: str) -> str:
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _text(file: Any) -> str:
+    text: str = file.read_text(encoding="utf-8")
+    return text
