@@ -194,6 +194,8 @@ def _window(window, names):
         scalars |= {f"{name}/{key}": float(v) for key, v in zip(keys, quantiles, strict=True)}
         scalars |= {f"{name}/mean": float(known.mean()), f"{name}/std": float(known.std())}
         scalars |= {f"{name}/count": float(known.size), f"{name}/zeros_fraction": float((known == 0).mean())}
+        scalars |= {f"{name}/positive_fraction": float((known > 0).mean())}
+        scalars |= {f"{name}/negative_fraction": float((known < 0).mean())}
         histograms[f"{name}/histogram"] = histogram(known)
     return scalars, histograms
 
