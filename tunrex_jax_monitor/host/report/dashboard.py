@@ -160,7 +160,7 @@ def _head(figure: Figure, layout: Layout, page: int, height: float) -> None:
         borderpad=0,
     )
     heads = ("averages of the step means", "distribution of the window", panels.variance_heading(layout.run))
-    for (edge, _), text in zip(_COLUMNS, heads, strict=True):
+    for (edge, _), text in zip(_COLUMNS, heads if layout.order else (), strict=False):
         figure.text(edge / PANEL_WIDTH, 1 - 0.9 / height, text, va="top", fontsize=SMALL, color=GREY, style="italic")
 
 
@@ -170,7 +170,8 @@ def _subtitle(layout: Layout) -> str:
     parts = [plural(len(run.names), "reward"), plural(len(steps), "step"), plural(len(layout.found), "alert")]
     if len(steps):
         first, last = layout.of[run.names[0]].start_steps if run.names else (0, 0)
-        parts.append(f"now: the short average; change: against the mean of steps {first:,}-{last:,}")
+        start = f"steps {first:,}-{last:,}" if last > first else f"step {first:,}"
+        parts.append(f"now: the short average; change: against the mean of {start}")
     total = total_verdict(run, layout.found)
     if total.alerts:
         parts.append(f"weighted total: {total.words}")

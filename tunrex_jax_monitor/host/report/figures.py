@@ -58,6 +58,7 @@ def distributions(histograms: Mapping[str, Histogram], title: str) -> Figure:
             style.say_empty(axes, "no finite reward")
             continue
         axes.stairs(h.counts, h.edges, fill=True, color=style.SKY, edgecolor=style.BLUE)
+        axes.margins(x=0.03 if len(h.counts) > 1 else 2)  # one bin should not look like an even spread
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     return style.finish(figure)
 
@@ -90,17 +91,23 @@ def statistics(stats: Mapping[str, RewardStats], title: str) -> Figure:
 
 
 def ema_comparison(stats: Mapping[str, RewardStats], title: str) -> Figure:
-    """Return, per reward, an arrow from the long to the short average: where it is going."""
+    """Return, side by side over the rewards: both averages, and how far the short one has left the long one."""
     figure = _lines(len(stats), title)
-    axes = figure.subplots()
+    both, left = figure.subplots(1, 2, sharey=True, squeeze=False, width_ratios=[3, 2])[0]
     rows = np.arange(len(stats))
-    long, short = (_values(stats, f"ema_{kind}") for kind in ("long", "short"))
-    axes.plot(long, rows, "o", color=style.VERMILLION, ms=6)
-    axes.plot(short, rows, "D", color=style.BLUE, ms=6)
-    for row, start, end in zip(rows, long, short, strict=True):
-        if np.isfinite(end - start) and start != end:
-            axes.annotate("", (end, row), (start, row), arrowprops={"arrowstyle": "->", "color": style.GREY})
-    _finish_lines(axes, "", [long, short], stats)
+    long, short, std = (_values(stats, field) for field in ("ema_long", "ema_short", "std"))
+    both.hlines(rows, long, short, color=style.GREY, lw=2)
+    both.plot(long, rows, "o", color=style.VERMILLION, ms=7)
+    both.plot(short, rows, "D", color=style.BLUE, ms=5)
+    _finish_lines(both, "averages of the step means", [long, short], stats)
+    scale = np.fmax(np.abs(long), std)
+    moved = np.divide(short - long, scale, out=np.zeros(len(rows)), where=scale > 0)
+    left.barh(rows, np.nan_to_num(moved), color=np.where(moved < 0, style.VERMILLION, style.BLUE), height=0.5)
+    left.axvline(0, color=style.BLACK, lw=0.7)
+    _finish_lines(left, "short less long, of the larger of |long| and std", [], stats)
+    reach = 1.1 * max(0.1, float(np.abs(np.nan_to_num(moved)).max(initial=0)))
+    left.set_xlim(-reach, reach)
+    left.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f} %"))
     handles = [
         Line2D([], [], color=color, marker=shape, ls="", label=label)
         for color, shape, label in ((style.VERMILLION, "o", "long average"), (style.BLUE, "D", "short average"))
@@ -158,6 +165,8 @@ def _finish_lines(axes: Axes, title: str, extent: Sequence[np.ndarray], stats: M
     axes.set_ylim(max(len(stats), 1) - 0.5, -0.5)
     if not extent:
         return
+    for row in np.flatnonzero(np.isnan(np.array(extent)).all(axis=0)):
+        axes.text(0.02, row, "no data", transform=axes.get_yaxis_transform(), va="center", color=style.GREY)
     sizes = np.abs(np.concatenate(extent))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if sizes.size and sizes.max() > _FAR * np.median(sizes):

@@ -11,7 +11,7 @@ from tunrex_jax_monitor.host.report import style
 from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts, keep_extremes
 from tunrex_jax_monitor.host.report.episodes import Episode, severity
 from tunrex_jax_monitor.host.report.heatmap import heat_map
-from tunrex_jax_monitor.host.report.text import number
+from tunrex_jax_monitor.host.report.text import number, share
 
 BUCKETS, POINTS = 500, 1000  # columns of an envelope, points of a line; a panel is 520 pixels wide
 FAN_BUCKETS = 250
@@ -124,7 +124,7 @@ def draw_variance(axes: Axes, run: History, name: str) -> None:
     steps = run.steps()
     if has_groups:
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+        axes.set_yticks([0, COLLAPSED, 1], [share(s) for s in (0, COLLAPSED, 1)])
         axes.axhline(COLLAPSED, color=style.BLACK, lw=0.7, ls=":")
     if np.isnan(values).all():
         style.say_empty(axes, "no data" if len(steps) else "no data yet")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 from PIL import Image, ImageColor
 
 from tunrex_jax_monitor.host.files import replacing
@@ -29,7 +29,7 @@ HEAT = "Blues"
 DPI, PANEL_WIDTH = 100, 13.0  # pixels per inch, inches
 SMALL, NORMAL, LARGE = 8, 9, 12
 DASHED = (0, (4, 1.5))
-_COLORS = 96  # of a PNG's palette, besides those that stay exact
+_COLORS = 128  # of a PNG's palette, besides those that stay exact
 MARKS: dict[str, tuple[str, str]] = {  # shape and colour of each alert type
     "NONFINITE": ("X", BLACK),
     "DROP": ("v", VERMILLION),
@@ -40,7 +40,7 @@ MARKS: dict[str, tuple[str, str]] = {  # shape and colour of each alert type
     "SPIKE": ("^", GREEN),
     "OUTLIER": ("*", ORANGE),
 }
-STATUS = {"bad": VERMILLION, "watch": "#8A6100", "ok": "#00694C", "empty": GREY}  # dark enough for text on white
+STATUS = {"bad": VERMILLION, "watch": "#8A6100", "ok": GREY, "empty": GREY}  # dark enough for text on white
 _EXACT = tuple(dict.fromkeys(["#FFFFFF", *(color for _, color in MARKS.values()), *STATUS.values()]))
 
 
@@ -69,7 +69,7 @@ def over_steps(axes: Axes, steps: np.ndarray) -> None:
     """Let an axis run over the steps, with thousands apart."""
     first, last = (float(steps.min()), float(steps.max())) if len(steps) else (0.0, 1.0)
     axes.set_xlim((first, last) if last > first else (first - 0.5, last + 0.5))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True) if last > first else FixedLocator([first]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 

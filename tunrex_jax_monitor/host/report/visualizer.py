@@ -106,8 +106,8 @@ class RewardVisualizer:
         from tunrex_jax_monitor.host.report.dashboard import Layout, draw
 
         run = to_history(reward_monitor)
-        step = 0 if run.last is None else run.last.step
-        layout = Layout.of_run(run, f"Rewards up to step {step:,}" if title is None else title)
+        heading = "No rewards yet" if run.last is None else f"Rewards up to step {run.last.step:,}"
+        layout = Layout.of_run(run, heading if title is None else title)
         if save_path is not None:
             target = Path(save_path)
             for page in range(1, layout.pages):
