@@ -166,7 +166,7 @@ def _finish_lines(axes: Axes, title: str, extent: Sequence[np.ndarray], stats: M
     if not extent:
         return
     for row in np.flatnonzero(np.isnan(np.array(extent)).all(axis=0)):
-        axes.text(0.02, row, "no data", transform=axes.get_yaxis_transform(), va="center", color=style.GREY)
+        axes.text(0.02, float(row), "no data", transform=axes.get_yaxis_transform(), va="center", color=style.GREY)
     sizes = np.abs(np.concatenate(extent))
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if sizes.size and sizes.max() > _FAR * np.median(sizes):
