@@ -1,11 +1,13 @@
 """The HTML report: one file that needs nothing else, opens offline, and says first which reward went wrong."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunrex_jax_monitor.host.files import write_atomically
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.html.comparison import comparison
 from tunrex_jax_monitor.host.report.html.report import report
 from tunrex_jax_monitor.host.report.visualizer import to_history
 
@@ -36,3 +38,13 @@ def page(run: History, title: str | None = None) -> str:
     """
     step = 0 if run.last is None else run.last.step
     return report(run, f"Rewards up to step {step:,}" if title is None else title)
+
+
+def comparison_page(runs: Mapping[str, History], title: str | None = None) -> str:
+    """Return the page of two or more runs over each other, aligned by step.
+
+    Args:
+      runs: by the names that they shall have on it; the first is what the others are compared with.
+      title: above it.
+    """
+    return comparison(runs, " against ".join([*list(runs)[1:], *list(runs)[:1]]) if title is None else title)

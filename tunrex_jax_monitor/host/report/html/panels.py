@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts
 from tunrex_jax_monitor.host.report.episodes import TOTAL
 from tunrex_jax_monitor.host.report.heatmap import HeatMap, heat_map
 from tunrex_jax_monitor.host.report.html import encode
-from tunrex_jax_monitor.host.report.html.points import Points
+from tunrex_jax_monitor.host.report.html.points import Points, Sampled
 
 HEIGHT, HEAT_HEIGHT, SHARE_HEIGHT = 210, 120, 92  # CSS pixels
 COLLAPSED = 0.8  # the default limit of GROUP_COLLAPSE
-EMISSIONS = 300  # of window quantiles and group figures
+EMISSIONS = 500  # of window quantiles and group figures; more become means of neighbours
 _PASS_AT = "groups/pass_at_"
 
 
@@ -27,14 +28,16 @@ class Panels:
     """
 
     def __init__(self, run: History, points: Points, heat_columns: int) -> None:
-        self._run, self._points, self._heat_columns = run, points, heat_columns
-        rows = len(run.emissions.steps)
-        kept = np.arange(rows) if rows <= EMISSIONS else np.linspace(0, rows - 1, EMISSIONS).astype(np.int64)
-        self._kept = kept
+        self._run, self._is_whole, self._heat_columns = run, points.is_whole, heat_columns
+        self._sampled = Sampled(run, points)
+        self._emissions = bucket_starts(len(run.emissions.steps), EMISSIONS)
 
     def emission_steps(self) -> np.ndarray:
-        """Return the steps of the emissions that are shown, int64[at most EMISSIONS]."""
-        return self._run.emissions.steps[self._kept]
+        """Return the last step of each group of emissions that is shown as one, int64[at most EMISSIONS]."""
+        steps = self._run.emissions.steps
+        return (
+            np.asarray(steps[np.append(self._emissions[1:], len(steps)).astype(np.int64) - 1]) if len(steps) else steps
+        )
 
     def of_reward(self, name: str) -> list[dict[str, Any]]:
         """Return the panels of a reward, or of the weighted total, top to bottom."""
@@ -56,23 +59,23 @@ class Panels:
                 self.line("short average", "ema_short", f"{name}/ema_short", "last", color="short"),
                 self.line("long average", "ema_long", f"{name}/ema_long", "last", color="long", dash=[7, 4]),
             ],
-            bands=[*filter(None, bands), self.range_of("step mean", f"{name}/mean", "mean", outline=True)],
+            bands=[*filter(None, bands), self.range_of("step mean", f"{name}/mean", "mean", outline=0.5)],
             marks=True,
         )
 
     def _heat(self, name: str) -> Iterator[dict[str, Any]]:
         found = heat_map(self._run.emissions, name, columns=self._heat_columns)
         if found is not None:
-            title = "Distribution of the window over time: the stronger the colour, the more samples"
+            title = "Distribution of the window over time (stronger: more samples)"
             yield heat_panel(f"{title} ({found.clipped})" if found.clipped else title, found)
 
     def _zero_variance(self, name: str) -> Iterator[dict[str, Any]]:
-        key = f"{name}/frac_zero_std"
-        if np.isfinite(self._run.array(key)).any():
+        share = self._held(zero_variance_key(name))
+        if share is not None:
             yield panel(
                 "Groups without variance",
                 SHARE_HEIGHT,
-                lines=[self.line("share, mean of the steps", "zero_variance", key, "mean", color="zero", area=True)],
+                lines=[line("share since the last emission", "zero_variance", share, color="zero", area=True)],
                 percent=True,
                 range=[0, 1],
                 guide=COLLAPSED,
@@ -91,13 +94,12 @@ class Panels:
 
     def line(self, label: str, key: str, column: str, how: str, **style: Any) -> dict[str, Any]:
         """Return a line of a column of the series, with one value per point."""
-        return line(label, key, own(self._points.reduce(self._run.array(column), how)), **style)
+        return line(label, key, own(self._sampled.reduce(column, how)), **style)
 
     def range_of(self, label: str, column: str, key: str, **style: Any) -> dict[str, Any]:
         """Return a band from the least to the greatest value of each point; they are one where a point is a step."""
-        values = self._run.array(column)
-        low = own(self._points.reduce(values, "min"))
-        high = None if self._points.is_whole else own(self._points.reduce(values, "max"))
+        low = own(self._sampled.reduce(column, "min"))
+        high = None if self._is_whole else own(self._sampled.reduce(column, "max"))
         return band(label, (f"{key}_low", f"{key}_high"), low, high, **{"color": "raw", "opacity": 0.3, **style})
 
     def _held_band(
@@ -115,7 +117,12 @@ class Panels:
         values = self._run.emissions.array(key)
         if not np.isfinite(values).any():
             return None
-        return {"values": encode.floats(values[self._kept]), "held": True}
+        return {"values": encode.floats(aggregate(values, self._emissions, "mean")), "held": True}
+
+
+def zero_variance_key(name: str) -> str:
+    """Return the scalar that says the share of groups without variance."""
+    return "frac_reward_zero_std" if name == TOTAL else f"{name}/frac_zero_std"
 
 
 def panel(title: str, height: int, **fields: Any) -> dict[str, Any]:
@@ -126,12 +133,12 @@ def panel(title: str, height: int, **fields: Any) -> dict[str, Any]:
 
 def line(label: str, key: str, data: dict[str, Any] | None, **style: Any) -> dict[str, Any]:
     """Return a line; `color` is a variable of the style sheet."""
-    return {"label": label, "key": key, "data": data, "dash": [], "width": 1.7, "area": False, **style}
+    return {"label": label, "key": key, "data": data, "dash": [], "width": 1.7, "area": False, "spans": False, **style}
 
 
 def band(label: str, keys: tuple[str, str], low: Any, high: Any, **style: Any) -> dict[str, Any]:
     """Return a band between two columns; `high` is None where both are the same."""
-    return {"label": label, "key": keys, "data": [low, high], "outline": False, **style}
+    return {"label": label, "key": keys, "data": [low, high], "outline": 0, **style}
 
 
 def own(values: np.ndarray) -> dict[str, Any] | None:

@@ -39,7 +39,7 @@ def points_of(run: History, found: Sequence[Episode]) -> Points:
     """Return the points at which a run is shown; where alerts begin and end, every step is one."""
     rewards = rewards_of(run)
     marked = [step for episode in found for step in (episode.first, episode.last)]
-    return choose(run, rewards, marked, shared(len(rewards), POINTS, FEWEST, MOST))
+    return choose([run], rewards, marked, shared(len(rewards), POINTS, FEWEST, MOST))
 
 
 def payload(run: History, points: Points, found: Sequence[Episode], title: str) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def payload(run: History, points: Points, found: Sequence[Episode], title: str) 
     return page_data(title, points, encode.integers(panels.emission_steps()), sections)
 
 
-def page_data(title: str, points: Points, emissions: str, sections: list[dict[str, Any]]) -> dict[str, Any]:
+def page_data(title: str, points: Points, emissions: str | None, sections: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the data of any page: an axis, sections of panels, and the types of alerts."""
     return {
         "title": title,
         "axis": {"first": encode.integers(points.first), "last": encode.integers(points.last)},
-        "emissions": emissions,
+        "emissions": emissions,  # their steps, where a column is of them
         "sections": sections,
-        "kinds": {kind: {"type": kind, "sign": SIGNS[kind], "color": kind.lower()} for kind in SEVERITY},
+        "kinds": {kind: {"sign": SIGNS[kind], "color": kind.lower()} for kind in SEVERITY},
         "other": {"sign": "!", "color": "other"},  # a type that this version does not know
     }
 

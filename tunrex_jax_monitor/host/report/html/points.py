@@ -1,7 +1,8 @@
-"""Points: the steps of a run, as the few that a chart can show, the same ones for every reward.
+"""Points: the steps of a run, or of several, as the few that a chart can show, the same ones for every reward.
 
 Neighbouring steps become one point, which keeps their least and greatest mean. A step that matters (where an alert
-began or ended, the extremes of each reward) stays a point of its own, so that its value is the recorded one.
+began or ended, the extremes of each reward) stays a point of its own, with those around it as far as there is room, so
+that its value is the recorded one.
 """
 
 from collections.abc import Sequence
@@ -17,70 +18,104 @@ _NEIGHBOURS = 25  # steps before and after an important one that stay single too
 
 
 class Points(NamedTuple):
-    """Which rows of the series make which point."""
+    """Which steps make which point."""
 
-    rows: np.ndarray  # int64[T]: rows of the series in ascending steps, of each step the newest
-    starts: np.ndarray  # int64[P]: where each point begins in `rows`
-    first: np.ndarray  # int64[P]: its first step
-    last: np.ndarray  # int64[P]: its last step
+    steps: np.ndarray  # int64[T], ascending: every step that a run has
+    starts: np.ndarray  # int64[P]: where each point begins in `steps`
 
     @property
     def is_whole(self) -> bool:
         """Whether every step is a point."""
-        return len(self.rows) == len(self.starts)
-
-    def reduce(self, column: np.ndarray, how: str) -> np.ndarray:
-        """Return a value per point, float64[P]: the "mean", "min", "max" or "last" of its steps; NaN without data."""
-        if not len(column):  # the run has no such column
-            return np.full(len(self.starts), np.nan)
-        values: np.ndarray = column[self.rows].astype(np.float64)
-        return aggregate(values, self.starts, how) if how != "last" else np.asarray(values[self.stops - 1])
+        return len(self.steps) == len(self.starts)
 
     @property
-    def stops(self) -> np.ndarray:
-        """Where each point ends in `rows`, exclusive."""
-        stops: np.ndarray = np.append(self.starts[1:], len(self.rows)).astype(np.int64)
-        return stops
+    def first(self) -> np.ndarray:
+        """The first step of each point, int64[P]."""
+        return np.asarray(self.steps[self.starts])
+
+    @property
+    def last(self) -> np.ndarray:
+        """The last step of each point, int64[P]."""
+        stops = np.append(self.starts[1:], len(self.steps)).astype(np.int64)
+        return np.asarray(self.steps[stops - 1] if len(self.steps) else self.steps)
 
 
-def choose(run: History, rewards: Sequence[str], marked: Sequence[int], limit: int) -> Points:
+class Sampled:
+    """Columns of a run at points; of a step that was written twice the newer row counts.
+
+    Args:
+      run: whose columns.
+      points: where.
+    """
+
+    def __init__(self, run: History, points: Points) -> None:
+        self._run, self._points = run, points
+        own, newest = _newest_rows(run)
+        at = np.searchsorted(own, points.steps)
+        self._is_there = np.isin(points.steps, own)
+        self._rows = newest[at[self._is_there]]
+
+    def reduce(self, key: str, how: str) -> np.ndarray:
+        """Return a value per point, float64[P]: "mean", "min", "max" or "last" of its steps; NaN without data."""
+        values, column = np.full(len(self._points.steps), np.nan), self._run.array(key)
+        if len(column):  # else the run has no such column
+            values[self._is_there] = column[self._rows]
+        if how != "last" or not len(values):
+            return aggregate(values, self._points.starts, how)
+        known = np.where(np.isnan(values), -1, np.arange(len(values)))
+        latest = np.maximum.reduceat(known, self._points.starts)
+        return np.where(latest >= self._points.starts, values[latest], np.nan)
+
+    def hold(self, key: str) -> np.ndarray:
+        """Return, for each point, what the emission said that its first step went into, float64[P]."""
+        steps, values = self._run.emissions.steps, self._run.emissions.array(key)
+        if not len(values):
+            return np.full(len(self._points.starts), np.nan)
+        at = np.searchsorted(steps, self._points.first)
+        return np.where(at < len(steps), values[np.minimum(at, len(steps) - 1)], np.nan)
+
+
+def choose(runs: Sequence[History], rewards: Sequence[str], marked: Sequence[int], limit: int) -> Points:
     """Return about `limit` points at most.
 
     Args:
-      run: whose steps.
+      runs: whose steps.
       rewards: whose extremes stay single steps.
       marked: steps that stay single, such as those of alerts.
       limit: how many points; every step is one where they are fewer.
     """
-    steps, newest_first = np.unique(run.steps()[::-1], return_index=True)
-    rows = len(run.steps()) - 1 - newest_first
-    starts = bucket_starts(len(rows), limit)
-    if len(rows) > limit:
-        important = np.union1d(
-            np.flatnonzero(np.isin(steps, np.asarray(marked, np.int64))), _extremes(run, rewards, rows)
-        )
-        single = _with_neighbours(important, len(rows), limit // _SINGLE_SHARE)
+    steps = np.unique(np.concatenate([run.steps() for run in runs]))
+    starts = bucket_starts(len(steps), limit)
+    if len(steps) > limit:
+        extremes = [step for run in runs for step in _extremes(run, rewards)]
+        important = np.flatnonzero(np.isin(steps, np.array([*marked, *extremes], np.int64)))
+        single = _with_neighbours(important, len(steps), limit // _SINGLE_SHARE)
         ends = np.union1d(single, single + 1)
-        starts = np.union1d(bucket_starts(len(rows), limit - len(ends)), ends)
-        starts = starts[starts < len(rows)]
-    stops = np.append(starts[1:], len(rows)).astype(np.int64)
-    return Points(rows, starts, steps[starts], steps[stops - 1] if len(steps) else steps)
+        starts = np.union1d(bucket_starts(len(steps), limit - len(ends)), ends)
+        starts = starts[starts < len(steps)]
+    return Points(steps, starts)
 
 
-def _extremes(run: History, rewards: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    found = [0, len(rows) - 1]
+def _newest_rows(run: History) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of a run, ascending, and the newest row of each."""
+    steps, back = np.unique(run.steps()[::-1], return_index=True)
+    return steps, len(run.steps()) - 1 - back
+
+
+def _extremes(run: History, rewards: Sequence[str]) -> list[int]:
+    steps, found = run.steps(), []
     for reward in rewards:
-        column = run.array(f"{reward}/mean")
-        if len(column) and not np.isnan(column).all():
-            found += [int(np.nanargmin(column[rows])), int(np.nanargmax(column[rows]))]
-    return np.array(found, np.int64)
+        mean = run.array(f"{reward}/mean")
+        if np.isfinite(mean).any():
+            found += [int(steps[np.nanargmin(mean)]), int(steps[np.nanargmax(mean)])]
+    return found
 
 
 def _with_neighbours(important: np.ndarray, rows: int, limit: int) -> np.ndarray:
     """Return at most `limit` rows: the given ones, and as far as there is room the ones around them."""
-    found = (
-        important[np.linspace(0, len(important) - 1, limit).astype(np.int64)] if len(important) > limit else important
-    )
+    found = important
+    if len(found) > limit:
+        found = found[np.linspace(0, len(found) - 1, limit).astype(np.int64)]
     for distance in range(1, _NEIGHBOURS + 1):
         wider = np.unique(np.concatenate([found, important - distance, important + distance]))
         wider = wider[(wider >= 0) & (wider < rows)]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.html.panels import EMISSIONS
 from tunrex_jax_monitor.host.report.html.points import Points
 from tunrex_jax_monitor.host.report.text import plural
 
@@ -31,10 +32,10 @@ def provenance(run: History, points: Points) -> Provenance:
 
 def _run(run: History) -> Iterator[tuple[str, str]]:
     if "start_time" in run.manifest:
-        yield "started", _utc(run.manifest["start_time"])
+        yield "started", utc(run.manifest["start_time"])
     if run.last is not None:
         if run.last.time:
-            yield "last record", _utc(run.last.time)
+            yield "last record", utc(run.last.time)
         yield "updates", f"{run.last.update:,}"
     if versions := run.manifest.get("versions"):
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -52,15 +53,9 @@ def _numbers(run: History) -> Iterator[tuple[str, str]]:
 
 
 def _left_out(run: History, points: Points) -> Iterator[tuple[str, str]]:
-    steps = len(points.rows)
-    if points.is_whole:
-        yield "drawn", f"all {plural(steps, 'step')} one by one"
-    else:
-        kept = (
-            "each with its least and greatest step mean, and the averages at its end; steps at which alerts begin or "
-            "end, and the extremes of each reward, are points of their own"
-        )
-        yield "drawn", f"{steps:,} steps as {len(points.starts):,} points: {kept}"
+    yield "drawn", drawn(points)
+    if (emissions := len(run.emissions.steps)) > EMISSIONS:
+        yield "window figures", f"{emissions:,} emissions as {EMISSIONS}, means of neighbours"
     if run.series.stride > 1:
         yield "kept in memory", f"one row of every {run.series.stride} steps, with their extremes"
     if run.emissions.histogram_stride > 1:
@@ -69,6 +64,18 @@ def _left_out(run: History, points: Points) -> Iterator[tuple[str, str]]:
     yield "dropped records", f"{scalars.get('monitoring/dropped_records', 0):,.0f}"
     counters = {} if run.last is None else run.last.counters
     yield "steps without a trace", f"{counters.get('trace_dropped', 0):,} in the last interval"
+
+
+def drawn(points: Points) -> str:
+    """Return what the charts leave out, in words."""
+    steps = len(points.steps)
+    if points.is_whole:
+        return f"all {plural(steps, 'step')} one by one"
+    kept = (
+        "each with its least and greatest step mean, and the averages at its end; steps at which alerts begin or end, "
+        "and the extremes of each reward, are points of their own"
+    )
+    return f"{steps:,} steps as {len(points.starts):,} points: {kept}"
 
 
 def _counted(run: History, name: str) -> list[str]:
@@ -85,5 +92,6 @@ def _devices(devices: Any) -> str:
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 
-def _utc(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """Return a time in words."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

@@ -19,6 +19,7 @@ MARGIN = 30  # steps that a link shows before and after an alert, at least
 NAME_WIDTH = 60
 MOST_BAD = 8  # rewards in the headline; the table has them all
 _STATISTICS = ("mean", "std", "min", "p01", "p10", "p25", "median", "p75", "p90", "p99", "max", "samples")
+_TOTALS, _SHARED = ("reward", "reward_std", "frac_reward_zero_std"), ("groups/", "completions/")
 _OF_WINDOW = [(key, "count" if key == "samples" else key) for key in _STATISTICS]
 _OF_RUN = [(key, "p50" if key == "median" else own) for key, own in _OF_WINDOW]
 
@@ -86,8 +87,19 @@ class Figures(NamedTuple):
 
 
 def figures(run: History, name: str) -> Figures:
-    """Return the statistics of a reward over its last window, and over the run where that was read at its end."""
+    """Return the statistics of a reward over its last window, and over the run where that was read at its end.
+
+    Of the weighted total, they are what groups and completions were since the last emission.
+    """
     scalars = {} if run.last is None else run.last.scalars
+    if name == TOTAL:
+        keys = [*_TOTALS, *(key for key in scalars if key.startswith(_SHARED))]
+        rows = [
+            (key.removeprefix("groups/").replace("/", " ").replace("_", " "), [number(scalars[key], 4)])
+            for key in keys
+            if key in scalars
+        ]
+        return Figures(["last interval"] if rows else [], rows)
     columns = {
         over: {key: scalars[f"{name}/{prefix}{own}"] for key, own in keys if f"{name}/{prefix}{own}" in scalars}
         for over, prefix, keys in (("run", "run/", _OF_RUN), ("window", "", _OF_WINDOW))

@@ -7,7 +7,7 @@ const WHOLE = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((digit) => 
 function drawLines(section, panel, target) {
   const series = [{}], data = [points.last], bands = [];
   for (const band of panel.bands) {
-    const stroke = () => color(band.color, band.outline ? 0.5 : 0);
+    const stroke = () => color(band.color, band.outline);
     bands.push({ series: [series.length + 1, series.length], fill: () => color(band.color, band.opacity) });
     for (const values of [band.low, band.high]) {
       series.push({ stroke, width: band.outline ? 1 : 0, points: { show: false } });
@@ -17,10 +17,10 @@ function drawLines(section, panel, target) {
   for (const line of panel.lines) {
     const fill = line.area ? () => color(line.color, 0.25) : undefined;
     const stroke = () => color(line.color);
-    series.push({ stroke, fill, fillTo: 0, width: line.width, dash: line.dash, points: { show: isLonely } });
+    series.push({ stroke, fill, fillTo: 0, width: line.width, dash: line.dash, spanGaps: line.spans, points: { show: isLonely } });
     data.push(line.values);
   }
-  const hooks = { drawClear: [(u) => shade(u, section)], draw: [(u) => guide(u, panel), (u) => mark(u, section, panel)] };
+  const hooks = { drawClear: [(u) => shade(u, section)], draw: [(u) => guide(u, panel), (u) => mark(u, section, panel), (u) => sayEmpty(u, data.slice(1))] };
   return new uPlot(options(section, panel, target, { series, bands, hooks }), data, target);
 }
 
@@ -57,8 +57,14 @@ function options(section, panel, target, given) {
   };
 }
 
+/** All that is drawn; or, fitted, the averages and the spread of the window alone, and single steps are cut off. */
 function limits(panel, low, high) {
   if (panel.range) return panel.range;
+  if (view.isFitted) {
+    const calm = [...panel.lines.map((line) => line.values), ...panel.bands.filter((band) => !band.outline).flatMap((band) => [band.low, band.high])];
+    const values = calm.flatMap((column) => visible(column)).filter((value) => value !== null);
+    if (values.length) [low, high] = [values.reduce(least), values.reduce(greatest)];
+  }
   if (low === null) return [0, 1];
   const room = (high - low || Math.abs(high) || 1) * 0.06;
   return [low - room, high + room];
@@ -109,6 +115,16 @@ function mark(u, section, panel) {
   }
   u.ctx.restore();
 }
+
+function sayEmpty(u, columns) {
+  if (columns.some((values) => values.some((value) => value !== null))) return;
+  u.ctx.save();
+  [u.ctx.font, u.ctx.textAlign, u.ctx.fillStyle] = [`${13 * devicePixelRatio}px ${FACE}`, "center", color("muted")];
+  u.ctx.fillText("no data", u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2);
+  u.ctx.restore();
+}
+
+const least = (a, b) => Math.min(a, b), greatest = (a, b) => Math.max(a, b);
 
 function inPlot(u, paint) {
   u.ctx.save();

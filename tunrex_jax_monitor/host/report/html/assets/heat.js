@@ -8,18 +8,18 @@ function drawHeat(section, panel, target) {
 }
 
 function paintHeat(u, panel) {
-  const picture = pictureOf(panel);
-  const [low, high] = panel.range;
-  const top = u.valToPos(high, "y", true), bottom = u.valToPos(low, "y", true);
-  inPlot(u, () => {
-    u.ctx.imageSmoothingEnabled = false;
-    for (let at = 0; at < panel.starts.length; at++) {
-      const from = Math.round(u.valToPos(panel.starts[at], "x", true));
-      const to = Math.round(u.valToPos(panel.stops[at], "x", true));
-      if (to < u.bbox.left || from > u.bbox.left + u.bbox.width) continue;
-      u.ctx.drawImage(picture, at, 0, 1, panel.rows, from, top, Math.max(to - from, 1), bottom - top);
-    }
-  });
+  const picture = pictureOf(panel), { left, top, width, height } = u.bbox;
+  const sheet = document.createElement("canvas"); // drawn at once: printed one by one, columns would show their seams
+  [sheet.width, sheet.height] = [width, height];
+  const context = sheet.getContext("2d");
+  context.imageSmoothingEnabled = false;
+  for (let at = 0; at < panel.starts.length; at++) {
+    const from = Math.round(u.valToPos(panel.starts[at], "x", true) - left);
+    const to = Math.round(u.valToPos(panel.stops[at], "x", true) - left);
+    if (to < 0 || from > width) continue;
+    context.drawImage(picture, at, 0, 1, panel.rows, from, 0, Math.max(to - from, 1), height);
+  }
+  u.ctx.drawImage(sheet, left, top);
 }
 
 /** A pixel per cell, in one hue; the share of samples is the opacity. Kept until the theme changes. */

@@ -8,6 +8,7 @@ const KEYS = {
   r: () => reset(),
   n: () => visitAlert(1),
   p: () => visitAlert(-1),
+  f: () => toggleFit(),
   t: () => toggleTheme(),
   Escape: () => point(null),
 };

@@ -6,6 +6,7 @@ const near = new IntersectionObserver((entries) => {
 
 const ACTIONS = {
   reset,
+  fit: toggleFit,
   theme: toggleTheme,
   csv: (button) => download("csv", chosenBy(button)),
   json: (button) => download("json", chosenBy(button)),

@@ -2,13 +2,16 @@
 
 const payload = JSON.parse(document.getElementById("payload").textContent);
 const points = { first: column(payload.axis.first), last: column(payload.axis.last) };
-const held = holdEmissions(column(payload.emissions));
+const held = payload.emissions === null ? [] : holdEmissions(column(payload.emissions));
 const FACE = getComputedStyle(document.body).fontFamily, FONT = `12px ${FACE}`;
 
 const sections = payload.sections.map((given, at) => ({
   ...given,
   element: document.getElementById(`reward-${at}`),
-  alerts: given.alerts.map(([first, last, kind]) => ({ first, last, ...(payload.kinds[kind] ?? { type: kind, ...payload.other }) })),
+  alerts: given.alerts.map(([first, last, type, color]) => {
+    const known = payload.kinds[type] ?? payload.other;
+    return { first, last, type, sign: known.sign, color: color ?? known.color };
+  }),
   charts: [],
   readout: [],
 }));
@@ -97,7 +100,10 @@ function read(section, point) {
 }
 
 function resize(section) {
-  for (const chart of section.charts) {
-    chart.setSize({ width: chart.root.parentNode.clientWidth, height: chart.height });
-  }
+  const isPrinted = document.documentElement.classList.contains("printed");
+  section.charts.forEach((chart, at) => {
+    const plot = chart.root.parentNode, height = section.panels[at].height * (isPrinted ? 0.7 : 1);
+    plot.style.height = `${height}px`;
+    chart.setSize({ width: plot.clientWidth, height });
+  });
 }

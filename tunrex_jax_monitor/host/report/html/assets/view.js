@@ -1,6 +1,6 @@
 // What is shown: a range of steps, a point under the cursor, a theme. The address carries the range and a reward.
 
-const view = { low: 0, high: 1, point: null, reward: null };
+const view = { low: 0, high: 1, point: null, reward: null, isFitted: false };
 const ends = [points.first[0] ?? 0, points.last.at(-1) ?? 1];
 const status = document.getElementById("shown"), spoken = document.getElementById("spoken");
 
@@ -70,6 +70,12 @@ function point(at, source = null) {
   const steps = at === null ? "" : span(points.first[at], points.last[at]);
   document.getElementById("at").textContent = steps && `at ${points.first[at] === points.last[at] ? "step" : "steps"} ${steps}`;
   isFollowing = false;
+}
+
+function toggleFit() {
+  view.isFitted = !view.isFitted;
+  document.querySelector("[data-do=fit]").setAttribute("aria-pressed", view.isFitted);
+  everyChart((chart) => chart.setScale("x", { min: view.low, max: view.high }));
 }
 
 function setTheme(theme) {
