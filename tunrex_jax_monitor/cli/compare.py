@@ -1,6 +1,7 @@
 """`compare`: what differs between runs, and whether it is more than is allowed."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import click
 
 from tunrex_jax_monitor.cli.options import (
     FOUND,
+    PATH,
     STDOUT,
     Problem,
     echo_json,
@@ -26,9 +28,9 @@ from tunrex_jax_monitor.host.report.text import number, share, signed
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.argument("others", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write an HTML page too, or - for stdout.")
+@click.argument("run", type=PATH)
+@click.argument("others", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write an HTML page too, or - for stdout.")
 @click.option("--fail-on", metavar="LIMITS", help="Such as mean:-5%,zero_std:+10pp. Exit status 1 beyond one of them.")
 @json_option
 @force_option
@@ -72,7 +74,7 @@ def _limit(text: str) -> Limit:
 def _read(given: Sequence[Path]) -> dict[str, History]:
     """Return the histories under names as short as they can be while they differ."""
     paths = [find(path) for path in given]
-    short = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    short = [Path(os.path.abspath(path)).name for path in paths]  # of a link its own name
     names = short if len(set(short)) == len(short) else [str(path) for path in paths]
     if len(set(names)) < len(names):
         raise Problem(f"RUN: got {', '.join(names)}, allowed: each run once. Name two different ones.")

@@ -11,7 +11,16 @@ import click
 
 from tunrex_jax_monitor.cli import drawing, synthetic
 from tunrex_jax_monitor.cli.alerts import table_of
-from tunrex_jax_monitor.cli.options import FOUND, Problem, echo_json, force_option, is_interactive, json_option, tell
+from tunrex_jax_monitor.cli.options import (
+    FOUND,
+    PATH,
+    Problem,
+    echo_json,
+    force_option,
+    is_interactive,
+    json_option,
+    tell,
+)
 from tunrex_jax_monitor.cli.synthetic import FAULTS, Planted
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
@@ -38,7 +47,7 @@ _LINES = 5  # of progress, where nobody watches
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("tunrex-demo"),
     show_default=True,
     help="Directory for the run and its report.",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tunrex_jax_monitor.cli.options import FOUND, advise, echo_json, json_option, tell
+from tunrex_jax_monitor.cli.options import FOUND, PATH, advise, echo_json, json_option, tell
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.doctor import Finding, diagnose
 from tunrex_jax_monitor.host.report.text import plural
@@ -13,7 +13,7 @@ _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
 @click.command()
-@click.argument("directories", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("directories", metavar="[DIR]...", nargs=-1, type=PATH)
 @json_option
 def doctor(directories: tuple[Path, ...], as_json: bool) -> None:
     """Check this machine: versions, devices, optional packages, W&B, and whether a run can be written to DIR.

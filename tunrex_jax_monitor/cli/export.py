@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from tunrex_jax_monitor.cli.options import (
+    PATH,
     STDOUT,
     Problem,
     echo_json,
@@ -47,7 +48,7 @@ _ALERT = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="File, or - for stdout; for wandb and tensorboard a directory. Beside the run by default.",
 )
 @click.option("--project", help="For wandb.  [default: that of the environment]")

@@ -1,11 +1,11 @@
 """How `watch` shows what is new: a table that stays in its place, lines, or lines of JSON."""
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +17,7 @@ from tunrex_jax_monitor.host.files import to_json
 from tunrex_jax_monitor.host.follow import News
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
-from tunrex_jax_monitor.host.report.text import number, share
+from tunrex_jax_monitor.host.report.text import number, plural, share
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,21 +28,16 @@ _NEWEST = 6  # alerts below the table
 class View:
     """Takes news of runs, one after the other."""
 
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End; what has been shown stays."""
+    def display(self) -> contextlib.AbstractContextManager[object]:
+        """Return what has to be entered while news are shown; what has been shown stays."""
+        return contextlib.nullcontext()
 
     def show(self, path: Path, news: News) -> None:
         """Show what one look found."""
         if news.restarted:
             self.restart(path)
         if news.damaged:
-            tell(f"{path}: left out {news.damaged} lines that are no records")
+            tell(f"{path}: left out {plural(news.damaged, 'line')} of another form than a record's")
         for record in news.records:
             self.record(record)
 
@@ -93,22 +88,17 @@ class Screen(View):
     def __init__(self) -> None:
         from rich.live import Live
 
-        self._history, self._path, self._seen = History(), Path(), time.time()
-        self._live = Live(get_renderable=self._draw, refresh_per_second=2, screen=False)
+        self._history, self._path = History(), Path()
+        self._live = Live(
+            get_renderable=self._draw, refresh_per_second=2, redirect_stdout=False
+        )  # a proxy has no encoding
 
-    def __enter__(self) -> Self:
-        """Begin to draw."""
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Leave the last table where it is."""
-        self._live.stop()
+    def display(self) -> contextlib.AbstractContextManager[object]:
+        """Return what draws the table twice a second."""
+        return self._live
 
     def show(self, path: Path, news: News) -> None:
-        """Take in the news; the table is drawn twice a second."""
+        """Take in the news."""
         self._path = path
         super().show(path, news)
 

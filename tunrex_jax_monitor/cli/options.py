@@ -16,7 +16,8 @@ SCHEMA = 1  # of what `--json` prints; a field may be added, none changes its me
 STDOUT = "-"
 FOUND = 1  # exit status
 
-run_argument = click.argument("run", type=click.Path(path_type=Path))
+PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told in our own words
+run_argument = click.argument("run", type=PATH)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one strict JSON document to stdout.")
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
@@ -62,7 +63,8 @@ def require_new(target: Path, force: bool) -> None:
 def write_text(target: Path, text: str) -> None:
     """Write a text to a file, whole or not at all, or to stdout where the target is `-`."""
     if str(target) == STDOUT:
-        click.echo(text, nl=False)
+        sys.stdout.buffer.write(text.encode())  # to the letter: `echo` would take out what steers a terminal
+        sys.stdout.buffer.flush()
     else:
         with writing(target):
             write_atomically(target, text)

@@ -6,6 +6,7 @@ import click
 
 from tunrex_jax_monitor.cli import drawing, span
 from tunrex_jax_monitor.cli.options import (
+    PATH,
     STDOUT,
     echo_json,
     force_option,
@@ -22,9 +23,7 @@ _BESIDE = ""  # --png without a directory
 
 @click.command()
 @run_argument
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="The page, or - for stdout.  [default: RUN/report.html]"
-)
+@click.option("-o", "--output", type=PATH, help="The page, or - for stdout.  [default: RUN/report.html]")
 @click.option(
     "--png",
     is_flag=False,

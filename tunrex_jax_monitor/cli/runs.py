@@ -1,5 +1,6 @@
 """RUN, the argument: which files it stands for, and what they hold."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +20,17 @@ def find(given: Path) -> Path:
       Problem: there is none; the message says what is there instead.
     """
     path = given.expanduser()
-    if path.is_file():
-        return path
-    newest = newest_in(path)
-    if newest is not None:
-        if newest != path:
-            tell(f"{given}: the newest run is {newest.name}")
-        return newest
-    if (path / EXPORT).is_file():
-        return path / EXPORT
-    raise Problem(f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, one of run-* or a {EXPORT}.")
+    with reading(path):
+        if path.is_file():
+            return path
+        newest = newest_in(path)
+        if newest is not None:
+            if newest != path:
+                tell(f"{given}: the newest run is {newest.name}")
+            return newest
+        if (path / EXPORT).is_file():
+            return path / EXPORT
+        raise Problem(f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, one of run-* or a {EXPORT}.")
 
 
 def newest_in(path: Path) -> Path | None:
@@ -41,12 +43,22 @@ def newest_in(path: Path) -> Path | None:
 
 def read(path: Path) -> History:
     """Read what `find` returned; what is damaged, foreign or not readable ends the command with its reason."""
-    try:
+    with reading(path):
         return History.read(path)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Read inside of it; what cannot be read is the caller's to mend."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise Problem(f"RUN: got '{path}', which cannot be read ({error.strerror or error}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Problem(f"RUN: {error if isinstance(error, ValueError) else repr(error)}") from error
+        reason = error.strerror or error
+        raise Problem(f"RUN: got '{path}', which cannot be read ({reason}). Mend its permissions.") from error
+    except ValueError as error:
+        raise Problem(f"RUN: {error}") from error
 
 
 def load(given: Path) -> tuple[Path, History]:
@@ -82,10 +94,7 @@ def _start(run: Path) -> float:
 
 
 def _children(path: Path) -> list[Path]:
-    try:
-        return sorted(path.iterdir()) if path.is_dir() else []
-    except OSError as error:
-        raise Problem(f"RUN: got '{path}', which cannot be read ({error.strerror}). Mend its permissions.") from error
+    return sorted(path.iterdir()) if path.is_dir() else []
 
 
 def _seen(path: Path) -> str:

@@ -8,6 +8,7 @@ from tunrex_jax_monitor.cli.options import Problem
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import Record
 
+_ALL = (float("-inf"), float("inf"))
 _FORM = re.compile(r"(-?\d*):(-?\d*)")
 
 
@@ -15,13 +16,12 @@ def parse(text: str) -> tuple[float, float]:
     """Return the first and the last step; an end that is left out is infinite.
 
     >>> parse("100:200"), parse("100:")
-    ((100, 200), (100, inf))
+    ((100.0, 200.0), (100.0, inf))
     """
     found = _FORM.fullmatch(text.strip())
     if found is None or text.strip() == ":" or "-" in found.groups():
         raise Problem(f"--steps: got {text!r}, allowed: A:B, A: or :B with whole numbers. Write for example 100:200.")
-    first = int(found[1]) if found[1] else float("-inf")
-    last = int(found[2]) if found[2] else float("inf")
+    first, last = (float(end) if end else infinite for end, infinite in zip(found.groups(), _ALL, strict=True))
     if first > last:
         raise Problem(f"--steps: got {text!r}, allowed: A:B with A at most B. Write {last:.0f}:{first:.0f}.")
     return first, last

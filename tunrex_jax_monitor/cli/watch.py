@@ -9,7 +9,7 @@ import click
 
 from tunrex_jax_monitor.cli import live, tables
 from tunrex_jax_monitor.cli.options import Problem, json_option, run_argument, tell
-from tunrex_jax_monitor.cli.runs import newest_in
+from tunrex_jax_monitor.cli.runs import newest_in, reading
 from tunrex_jax_monitor.host.follow import Follower, News
 
 
@@ -25,10 +25,11 @@ def watch(run: Path, every: float, as_json: bool) -> None:
     A table in a terminal, else one line per record and alert; with --json each line is a strict JSON document.
     """
     path = run.expanduser()
-    if path.is_file():
-        raise Problem(f"RUN: got '{run}', a file, allowed: a run directory. A file does not go on: try `show`.")
+    with reading(path):
+        if path.is_file():
+            raise Problem(f"RUN: got '{run}', a file, allowed: a run directory. A file does not go on: try `show`.")
     view = live.Json() if as_json else live.Screen() if tables.is_rich() else live.Lines()
-    with contextlib.suppress(KeyboardInterrupt), view:
+    with contextlib.suppress(KeyboardInterrupt), view.display(), reading(path):
         for news_of, news in follow(path, every):
             view.show(news_of, news)
 
