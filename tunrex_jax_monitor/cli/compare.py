@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tunrex_jax_monitor.cli import drawing
 from tunrex_jax_monitor.cli.options import (
     FOUND,
     PATH,
@@ -54,6 +55,8 @@ def compare(
     found = differences.compare(runs)
     broken = [(limit, difference) for difference in found for limit in limits if limit.is_broken_by(difference)]
     tell(f"over the steps that {'both' if len(runs) == 2 else 'all'} have, {span[0]} to {span[1]}")
+    if output is not None:
+        drawing.write_comparison(runs, output)
     if as_json:
         echo_json(_document(runs, span, found, broken))
     elif output is None or str(output) != STDOUT:

@@ -67,7 +67,8 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
         )
     _train(names, steps, planted, output)
     history = History.read(output)
-    written = _draw(history, output)
+    drawing.write_page(history, page := output / "report.html")
+    written = [page, *(drawing.write_pictures(history, output, force=True) if drawing.has_pictures() else [])]
     seen = {one: one.seen(history.alerts) for one in planted}
     if as_json:
         echo_json(_document(history, seen, output, written))
@@ -76,15 +77,6 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
         click.echo(f"\nrun:     {output}\nreport:  {written[0]}")
     if None in seen.values():
         click.get_current_context().exit(FOUND)
-
-
-def _draw(history: History, output: Path) -> list[Path]:
-    page, picture = output / "report.html", output / drawing.DASHBOARD
-    drawing.write_page(history, page)
-    if not drawing.has_pictures():
-        return [page]
-    drawing.write_picture(history, picture)
-    return [page, picture]
 
 
 def _parse(inject: str, steps: int) -> list[str]:

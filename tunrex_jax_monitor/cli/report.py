@@ -43,17 +43,16 @@ def report(run: Path, output: Path | None, png: str | None, steps: str | None, a
     require_one_stdout(output, as_json)
     page = output or beside(path, "report.html")
     is_streamed = str(page) == STDOUT
-    picture = None if png is None else _directory(png, path if is_streamed else page) / drawing.DASHBOARD
-    for target in [*([] if is_streamed else [page]), *([picture] if picture else [])]:
+    pictures = None if png is None else _directory(png, path if is_streamed else page)
+    for target in [*([] if is_streamed else [page]), *([pictures / drawing.DASHBOARD] if pictures else [])]:
         require_new(target, force)
     history = read(path)
     if steps is not None:
         history = span.cut(history, records_of(path, history), steps)
     drawing.write_page(history, page)
     written = [] if is_streamed else [page]
-    if picture is not None:
-        drawing.write_picture(history, picture)
-        written.append(picture)
+    if pictures is not None:
+        written += drawing.write_pictures(history, pictures, force)
     _answer(path, written, as_json, to_stdout=not is_streamed)
 
 

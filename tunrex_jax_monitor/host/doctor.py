@@ -21,7 +21,7 @@ from tunrex_jax_monitor.host.guard import attempt
 Status = Literal["ok", "note", "problem"]
 _SECONDS = 60.0  # for JAX to find its devices; a pod waits for its other hosts, a busy TPU for ever
 _LEAST_FREE = 200e6  # bytes
-_REQUIRED = ("tunrex-jax-monitor", "jax", "jaxlib", "numpy", "click")
+_REQUIRED = ("tunrex-jax-monitor", "jax", "jaxlib", "jaxtyping", "numpy", "click", "jinja2")
 _OPTIONAL = {  # distribution: (module, what it is for, how to get it)
     "wandb": ("wandb", "WandbSink, export --to wandb", "tunrex-jax-monitor[wandb]"),
     "tensorboardX": ("tensorboardX", "TensorBoardSink, export --to tensorboard", "tunrex-jax-monitor[tensorboard]"),

@@ -125,7 +125,7 @@ class Span(NamedTuple):
 
 def spans(run: History, name: str) -> list[Span]:
     """Return the course of a reward in a few rows: means, extremes of the step means, share without variance."""
-    steps, mean = run.steps(), run.array(f"{name}/mean")
+    steps, mean = run.steps().tolist(), run.array(f"{name}/mean")
     if not len(mean):
         return []
     zero = run.array(f"{name}/frac_zero_std")
