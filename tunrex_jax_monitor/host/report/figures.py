@@ -59,7 +59,7 @@ def distributions(histograms: Mapping[str, Histogram], title: str) -> Figure:
             continue
         axes.stairs(h.counts, h.edges, fill=True, color=style.SKY, edgecolor=style.BLUE)
         axes.margins(x=0.03 if len(h.counts) > 1 else 2)  # one bin should not look like an even spread
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))
     return style.finish(figure)
 
 
@@ -171,4 +171,4 @@ def _finish_lines(axes: Axes, title: str, extent: Sequence[np.ndarray], stats: M
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if sizes.size and sizes.max() > _FAR * np.median(sizes):
         axes.set_xscale("symlog", linthresh=2 * float(np.median(sizes)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value))))

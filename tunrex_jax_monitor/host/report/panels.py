@@ -124,7 +124,7 @@ def draw_variance(axes: Axes, run: History, name: str) -> None:
     steps = run.steps()
     if has_groups:
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, COLLAPSED, 1], [share(s) for s in (0, COLLAPSED, 1)])
+        axes.set_yticks([0, COLLAPSED, 1], [share(s) for s in (0.0, COLLAPSED, 1.0)])
         axes.axhline(COLLAPSED, color=style.BLACK, lw=0.7, ls=":")
     if np.isnan(values).all():
         style.say_empty(axes, "no data" if len(steps) else "no data yet")

@@ -56,7 +56,7 @@ def tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25, lw=0.5)
     axes.tick_params(labelsize=SMALL)
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, _digits(axes.get_ylim()))))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(float(value), _digits(axes.get_ylim()))))
 
 
 def _digits(limits: tuple[float, float]) -> int:
