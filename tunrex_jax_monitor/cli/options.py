@@ -56,7 +56,7 @@ def require_new(target: Path, force: bool) -> None:
     if not target.parent.is_dir():
         message = f"output: got '{target}', in a directory that does not exist, allowed: an existing one."
         raise Problem(f"{message} Make it first: mkdir -p '{target.parent}'")
-    if target.exists() and not force:
+    if target.is_file() and not force:
         raise Problem(f"output: got '{target}', which exists, allowed: a new file. Choose another, or add --force.")
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,27 +28,34 @@ def require_writable(directory: Path) -> None:
 def write_atomically(target: Path, text: str) -> None:
     """Write a text file; a reader sees the old one or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+    with replacing(target) as part, part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        if part != target:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp lets nobody else read
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a path to write to; it takes the target's place when the block ends well, and is gone when it does not."""
-    part = target.with_name(f".{os.getpid()}.{target.name}")  # some writers read the format off the name's end
+    """Yield a path to write to; it takes the target's place when the block ends well, and is gone when it does not.
+
+    A link stays, and what it points to is replaced. A pipe or a device is no file that could be: it is yielded itself.
+    """
+    if is_stream(target):
+        yield target
+        return
+    target = Path(os.path.realpath(target))
+    part = target.with_name(f".{uuid.uuid4().hex[:8]}.{target.name}")  # some writers read the format off the name's end
     try:
         yield part
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_stream(path: Path) -> bool:
+    """Tell whether a path is there and neither a file nor a directory: /dev/null, /dev/stdout, a named pipe."""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def to_json(data: Any) -> str:
