@@ -73,9 +73,9 @@ def limit(axes: Axes, steps: np.ndarray, mean: np.ndarray, usual: np.ndarray) ->
     pad = 0.06 * ((top - bottom) or span)
     axes.set_ylim(bottom - pad, top + pad)
     if most > top:
-        _point_at(axes, f"↑ {number(most)}", steps[int(np.nanargmax(mean))], (0.97, "top"), steps)
+        _point_at(axes, f"↑ {number(most)}", int(steps[np.nanargmax(mean)]), (0.97, "top"), steps)
     if least < bottom:
-        _point_at(axes, f"↓ {number(least)}", steps[int(np.nanargmin(mean))], (0.03, "bottom"), steps)
+        _point_at(axes, f"↓ {number(least)}", int(steps[np.nanargmin(mean)]), (0.03, "bottom"), steps)
 
 
 def _point_at(axes: Axes, words: str, step: int, at: tuple[float, str], steps: np.ndarray) -> None:
