@@ -18,15 +18,17 @@ from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
 from tunrex_jax_monitor.host.stats import RewardStats
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_NICENESS = 10
+_NICENESS = 19
+_OF_STEP = ("summary_step_{}.html", "dashboard_step_{}.png")
 
 
 def write_step(run: History, output_dir: Path, visualizer: RewardVisualizer | None, step: int) -> list[str]:
     """Write `dashboard_step_N.png` and `summary_step_N.html`; return what has been written."""
+    page, dashboard = (name.format(step) for name in _OF_STEP)
     return _write(
         {
-            f"summary_step_{step}.html": lambda path: create_monitoring_summary_html(run, path),
-            f"dashboard_step_{step}.png": lambda path: _drawn(visualizer).plot_reward_dashboard(run, path),
+            page: lambda path: create_monitoring_summary_html(run, path),
+            dashboard: lambda path: _drawn(visualizer).plot_reward_dashboard(run, path),
         },
         output_dir,
     )
@@ -75,12 +77,12 @@ def _drawn(visualizer: RewardVisualizer | None) -> RewardVisualizer:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw the pictures of one step of a run directory."""
+    """Draw the pictures of one step of a run directory; return 0 when all of them are there."""
     run_dir, output_dir, step = arguments
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
-    return 0
+    written = write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
+    return 0 if len(written) == len(_OF_STEP) else 1
 
 
 if __name__ == "__main__":
