@@ -48,14 +48,16 @@ class Columns(Mapping[str, list[Any]]):
 
     Args:
       limit: values that may be kept, over all columns.
+      rows: rows that may be kept.
 
     Attributes:
-      stride: how many rows that were appended make one of the oldest that are kept; 1 until the limit is reached.
+      stride: how many rows that were appended make one that is kept, the newest excepted; 1 until a limit is reached.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, rows: int = LIMIT) -> None:
         self._columns: dict[str, array[Any]] = {}
-        self._limit, self.stride = limit, 1
+        self._limit, self._row_limit = limit, rows
+        self.stride, self._coarse = 1, 0  # rows that have been folded, at the start
 
     def __getitem__(self, name: str) -> list[Any]:
         column = self._columns[name]
@@ -93,8 +95,8 @@ class Columns(Mapping[str, list[Any]]):
         after = self.rows
         for name in self._columns:
             self._extend(name, [], after)
-        if after * len(self._columns) > self._limit:
-            self.fold()
+        if after > self._most():
+            self._thin()
 
     def replace_last(self, given: Mapping[str, Iterable[Any]]) -> None:
         """Put one row in the place of the last."""
@@ -104,8 +106,9 @@ class Columns(Mapping[str, list[Any]]):
 
     def copy(self) -> "Columns":
         """Return a copy."""
-        copy = Columns(self._limit)
-        copy._columns, copy.stride = {name: column[:] for name, column in self._columns.items()}, self.stride
+        copy = Columns(self._limit, self._row_limit)
+        copy._columns = {name: column[:] for name, column in self._columns.items()}
+        copy.stride, copy._coarse = self.stride, self._coarse
         return copy
 
     def _extend(self, name: str, values: list[Any], start: int) -> None:
@@ -123,13 +126,29 @@ class Columns(Mapping[str, list[Any]]):
         else:
             column.extend(0 if value is None else int(value) for value in values)
 
-    def fold(self) -> None:
-        """Make one row of every two."""
-        even = self.rows // 2 * 2
+    def _thin(self) -> None:
+        """Bring the newest rows to the stride of the old ones, and all to twice of it where that is not enough."""
+        while self._coarse + (self.rows - self._coarse) // self.stride > self._most() * 3 // 4:
+            self._fold(0, self._coarse)
+            self._coarse = -(-self._coarse // 2)
+            self.stride *= 2
+        fresh = (self.rows - self._coarse) // self.stride
+        left = fresh * self.stride
+        while left > fresh:
+            self._fold(self._coarse, left)
+            left //= 2
+        self._coarse += fresh
+
+    def _most(self) -> int:
+        """Return how many rows are allowed."""
+        return min(self._limit // max(len(self._columns), 1), self._row_limit)
+
+    def _fold(self, start: int, count: int) -> None:
+        """Make one row of every two among `count` rows; an odd last one stays."""
+        end = start + count // 2 * 2
         for name, column in self._columns.items():
             values = np.array(column)
             fold = FOLDS.get(name.rpartition("/")[2], _later)
-            folded = fold(values[:even:2], values[1:even:2], values)
-            kept = np.concatenate([folded, values[even:]]).astype(values.dtype)
+            folded = fold(values[start:end:2], values[start + 1 : end : 2], values)
+            kept = np.concatenate([values[:start], folded, values[end:]]).astype(values.dtype)
             self._columns[name] = array(column.typecode, kept.tobytes())
-        self.stride *= 2
