@@ -1,8 +1,10 @@
 """What the tests of the command line share: a run of a few hundred steps on disk, and two ways to call a command."""
 
+import atexit
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,7 +55,9 @@ def environment(**variables: str) -> dict:
 @functools.cache
 def run_dir() -> Path:
     """Return a run with faults; tests read it and write nothing into it."""
-    return runs.write(Path(tempfile.mkdtemp(prefix="tunrex-cli-")) / "run-a", steps=STEPS, rewards=REWARDS)
+    folder = tempfile.mkdtemp(prefix="tunrex-cli-")
+    atexit.register(shutil.rmtree, folder)
+    return runs.write(Path(folder) / "run-a", steps=STEPS, rewards=REWARDS)
 
 
 def healthy(path: Path, **options: object) -> Path:

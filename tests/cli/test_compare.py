@@ -117,3 +117,13 @@ def test_runs_without_a_step_in_common_are_refused(base, tmp_path):
 def test_one_run_is_not_enough(base):
     assert "Missing argument" in call("compare", base, code=2).stderr
     assert "each run once" in call("compare", base, base, code=2).stderr
+
+
+def test_the_page_is_written_where_it_is_told(base, tmp_path):
+    other, page = healthy(tmp_path / "other", steps=50), tmp_path / "page.html"
+    result = call("compare", base, other, "-o", page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert " metric " in result.stdout
+    assert "add --force" in call("compare", base, other, "-o", page, code=2).stderr
+    streamed = call("compare", base, other, "-o", "-").stdout
+    assert streamed == page.read_text()

@@ -38,6 +38,25 @@ def test_png_draws_the_dashboard_beside_the_page_or_into_a_directory(tmp_path):
     assert len(list((tmp_path / "pictures").iterdir())) == 1
 
 
+def test_png_may_stand_before_the_run(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = healthy(tmp_path / "run", steps=30)
+    call("report", "--png", run)
+    assert (run / "dashboard.png").is_file()
+    assert "Missing argument 'RUN'" in call("report", "--png", code=2).stderr
+
+
+def test_more_rewards_than_a_page_holds_go_on_more_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    run = healthy(tmp_path / "run", steps=20, rewards=10)
+    written = call_json("report", run, "--png")["written"]
+    assert written == [str(run / name) for name in ("report.html", "dashboard.png", "dashboard-2.png")]
+    (run / "report.html").unlink()
+    (run / "dashboard.png").unlink()
+    assert "dashboard-2.png', which exists" in call("report", run, "--png", code=2).stderr
+    assert not (run / "dashboard.png").exists()
+
+
 def test_nothing_is_replaced_without_force(tmp_path):
     target = tmp_path / "page.html"
     target.write_text("mine")

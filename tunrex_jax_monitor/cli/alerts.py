@@ -14,7 +14,7 @@ from tunrex_jax_monitor.host.report.episodes import TOTAL, TYPES, Episode, episo
 from tunrex_jax_monitor.host.report.text import number, plural
 
 
-@click.command()
+@click.command(short_help="What went wrong, from when to when, what to do.")
 @run_argument
 @click.option("--kind", multiple=True, type=click.Choice(TYPES, case_sensitive=False), help="Only these; repeatable.")
 @click.option("--reward", multiple=True, help="Only those of this reward; repeatable.")

@@ -28,7 +28,7 @@ from tunrex_jax_monitor.host.report.differences import METRICS, SHARES, Differen
 from tunrex_jax_monitor.host.report.text import number, share, signed
 
 
-@click.command()
+@click.command(short_help="What differs between runs; limits for CI.")
 @click.argument("run", type=PATH)
 @click.argument("others", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write an HTML page too, or - for stdout.")

@@ -35,7 +35,7 @@ _NONE = "none"
 _LINES = 5  # of progress, where nobody watches
 
 
-@click.command()
+@click.command(short_help="Make up a run with faults, and see them caught.")
 @click.option("--steps", type=click.IntRange(1, 100_000), default=600, show_default=True, help="Training steps.")
 @click.option("--rewards", type=click.IntRange(1, 64), default=4, show_default=True, help="Reward functions.")
 @click.option(

@@ -12,7 +12,7 @@ from tunrex_jax_monitor.host.report.text import plural
 _STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
 
 
-@click.command()
+@click.command(short_help="Check this machine: what is wrong, what to do.")
 @click.argument("directories", metavar="[DIR]...", nargs=-1, type=PATH)
 @json_option
 def doctor(directories: tuple[Path, ...], as_json: bool) -> None:

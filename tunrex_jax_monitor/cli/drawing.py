@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunrex_jax_monitor.cli.options import Problem, require_new, write_text, writing
+from tunrex_jax_monitor.host.files import replacing
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.page import comparison_page, page
 
@@ -41,7 +42,8 @@ def write_pictures(history: History, directory: Path, force: bool) -> list[Path]
         for target in targets:
             require_new(target, force)
         for target, path in targets.items():
-            os.replace(path, target)
+            with replacing(target) as part:
+                os.replace(path, part)
     return list(targets)
 
 

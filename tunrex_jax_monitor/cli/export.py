@@ -13,7 +13,6 @@ import click
 from tunrex_jax_monitor.cli.options import (
     PATH,
     STDOUT,
-    Problem,
     echo_json,
     force_option,
     json_option,
@@ -24,7 +23,7 @@ from tunrex_jax_monitor.cli.options import (
     write_text,
     writing,
 )
-from tunrex_jax_monitor.cli.replay import replay
+from tunrex_jax_monitor.cli.replay import missing, replay
 from tunrex_jax_monitor.cli.runs import beside, find, read, records_of
 from tunrex_jax_monitor.host.files import replacing
 from tunrex_jax_monitor.host.history import History
@@ -33,7 +32,7 @@ Rows = tuple[Sequence[str], Iterable[Sequence[Any]]]
 _ALERT = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 
 
-@click.command()
+@click.command(short_help="CSV, Parquet, W&B, TensorBoard.")
 @run_argument
 @click.option(
     "--to", "target", type=click.Choice(("csv", "parquet", "wandb", "tensorboard")), required=True, help="The format."
@@ -75,7 +74,7 @@ def export(run: Path, target: str, table: str, output: Path | None, as_json: boo
 
 def _write_table(path: Path, target: str, table: str, output: Path, force: bool) -> int:
     if target == "parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise Problem("--to parquet: got no pyarrow, allowed: where it is installed. pip install pyarrow")
+        raise missing("parquet")
     if str(output) != STDOUT:
         require_new(output, force)
     history = read(path)

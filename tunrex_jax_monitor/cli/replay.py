@@ -44,7 +44,7 @@ def _wandb_sink(path: Path, output: Path, *, project: str | None, name: str | No
     try:
         return WandbSink(own_run=True, notify=False, **init)
     except ImportError as error:
-        raise _missing("wandb") from error
+        raise missing("wandb") from error
 
 
 def _tensorboard_sink(output: Path, force: bool) -> Sink:
@@ -57,9 +57,10 @@ def _tensorboard_sink(output: Path, force: bool) -> Sink:
         with writing(output):
             return TensorBoardSink(output)
     except ImportError as error:
-        raise _missing("tensorboard") from error
+        raise missing("tensorboard") from error
 
 
-def _missing(extra: str) -> Problem:
+def missing(extra: str) -> Problem:
+    """Return what to say where the package for a target is not installed."""
     remedy = f"pip install 'tunrex-jax-monitor[{extra}]'"
     return Problem(f"--to {extra}: got no package for it, allowed: where it is installed. {remedy}")

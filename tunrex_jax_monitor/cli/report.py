@@ -13,7 +13,6 @@ from tunrex_jax_monitor.cli.options import (
     json_option,
     require_new,
     require_one_stdout,
-    run_argument,
     tell,
 )
 from tunrex_jax_monitor.cli.runs import beside, find, read, records_of
@@ -21,24 +20,30 @@ from tunrex_jax_monitor.cli.runs import beside, find, read, records_of
 _BESIDE = ""  # --png without a directory
 
 
-@click.command()
-@run_argument
+@click.command(short_help="One HTML page, and pictures.")
+@click.argument("run", metavar="RUN", required=False, type=PATH)
 @click.option("-o", "--output", type=PATH, help="The page, or - for stdout.  [default: RUN/report.html]")
 @click.option(
     "--png",
     is_flag=False,
     flag_value=_BESIDE,
     metavar="[DIR]",
-    help="Draw the dashboard too, into DIR or beside the page. Comes behind RUN.",
+    help="Draw the dashboard too, into DIR or beside the page.",
 )
 @click.option("--steps", metavar="A:B", help="Only these steps; either end may be left out.")
 @json_option
 @force_option
-def report(run: Path, output: Path | None, png: str | None, steps: str | None, as_json: bool, force: bool) -> None:
+def report(
+    run: Path | None, output: Path | None, png: str | None, steps: str | None, as_json: bool, force: bool
+) -> None:
     """Write RUN as one HTML page that needs no network, and with --png its dashboard.
 
     Prints the path of each file that was written.
     """
+    if run is None:  # `--png RUN`: what follows an option is taken for its value
+        if not png:
+            raise click.MissingParameter(param_hint="'RUN'", param_type="argument")
+        run, png = Path(png), _BESIDE
     path = find(run)
     require_one_stdout(output, as_json)
     page = output or beside(path, "report.html")

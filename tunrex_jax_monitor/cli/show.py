@@ -15,7 +15,7 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.text import plural
 
 
-@click.command()
+@click.command(short_help="How each reward is: verdict, now, change, alerts.")
 @run_argument
 @json_option
 def show(run: Path, as_json: bool) -> None:

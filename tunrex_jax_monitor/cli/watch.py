@@ -13,7 +13,7 @@ from tunrex_jax_monitor.cli.runs import newest_in, reading
 from tunrex_jax_monitor.host.follow import Follower, News
 
 
-@click.command()
+@click.command(short_help="Follow a live run.")
 @run_argument
 @click.option(
     "--every", type=click.FloatRange(0.1, 3600), default=2.0, show_default=True, help="Seconds between two looks."

@@ -27,7 +27,7 @@ _OPTIONAL = {  # distribution: (module, what it is for, how to get it)
     "tensorboardX": ("tensorboardX", "TensorBoardSink, export --to tensorboard", "tunrex-jax-monitor[tensorboard]"),
     "matplotlib": ("matplotlib", "PNG pictures", "tunrex-jax-monitor[plots]"),
     "rich": ("rich", "tables in a terminal, watch", "tunrex-jax-monitor[terminal]"),
-    "pyarrow": ("pyarrow", "export --to parquet", "pyarrow"),
+    "pyarrow": ("pyarrow", "export --to parquet", "tunrex-jax-monitor[parquet]"),
     "google-tunix": ("tunix", "attach_to_tunix", "tunrex-jax-monitor[tunix]"),
 }
 _DEVICES = """
