@@ -60,7 +60,7 @@ class Emissions:
     """
 
     def __init__(self) -> None:
-        self.scalars = Columns()
+        self.scalars = Columns(rows=ROWS)
         self._histograms: dict[str, list[_Packed]] = {}
         self._every, self._seen = 1, 0
         self._last_update = -1
@@ -92,8 +92,6 @@ class Emissions:
             self.scalars.replace_last(row)
             return
         self.scalars.append(row)
-        if self.scalars.rows > ROWS:
-            self.scalars.fold()
         if self._seen % self._every == 0:
             self._keep(record)
         self._seen += 1

@@ -131,7 +131,7 @@ class History:
         return cls.from_export(data)
 
     @classmethod
-    def from_export(cls, data: dict[str, Any]) -> "History":
+    def from_export(cls, data: Any) -> "History":
         """Invert `to_export`.
 
         Raises:

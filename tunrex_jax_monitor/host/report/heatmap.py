@@ -1,11 +1,13 @@
 """Heat map: how the distribution of a reward moved, from the window histograms of the emissions.
 
 Every histogram is spread over one grid of bins without losing mass, then the columns are averaged in buckets of time. A
-far-off value must not squash the rest: the grid covers p10 to p90 of all emissions and once that width on either side,
-less where there is nothing; what lies outside is counted.
+far-off value must not squash the rest: the grid covers p10 to p90 of every emission and the extremes of the usual one,
+with half that width on either side where there is something; what lies outside is counted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from tunrex_jax_monitor.host.record import Histogram
 from tunrex_jax_monitor.host.report.decimate import bucket_starts
 
 COLUMNS, BINS = 240, 48
+_MARGIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,27 +79,25 @@ def rebin(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
 
 
 def _grid(emissions: Emissions, name: str, histograms: list[Histogram], bins: int) -> np.ndarray:
-    low, high = (_extent(emissions, name, key, pick) for key, pick in (("p10", np.nanmin), ("p90", np.nanmax)))
     first, last = min(h.edges[0] for h in histograms), max(h.edges[-1] for h in histograms)
-    if low is None or high is None:
-        low, high = first, last
-    margin = (high - low) or _width_of_one(histograms)
-    low, high = max(first, low - margin), min(last, high + margin)
-    if not high > low:
-        low, high = low - margin, low + margin
-    return np.linspace(low, high, bins + 1)
+    low = min(_of(emissions, name, "p10", np.nanmin, last), _of(emissions, name, "min", np.nanmedian, last))
+    high = max(_of(emissions, name, "p90", np.nanmax, first), _of(emissions, name, "max", np.nanmedian, first))
+    margin = _MARGIN * (high - low)
+    if margin > 0:
+        first, last = max(first, low - margin), min(last, high + margin)
+    else:  # one value, or no quantiles: then nothing can be squashed
+        width = min(h.edges[1] - h.edges[0] for h in histograms)
+        first, last = first - width, last + width
+    return np.linspace(first, last, bins + 1)
 
 
-def _width_of_one(histograms: list[Histogram]) -> float:
-    return float(min(h.edges[1] - h.edges[0] for h in histograms))
-
-
-def _extent(emissions: Emissions, name: str, key: str, pick: object) -> float | None:
+def _of(emissions: Emissions, name: str, key: str, pick: Callable[[np.ndarray], Any], missing: float) -> float:
     values = emissions.array(f"{name}/{key}")
-    return None if not np.isfinite(values).any() else float(pick(values))  # type: ignore[operator]
+    return float(pick(values)) if np.isfinite(values).any() else missing
 
 
 def _column_edges(ends: np.ndarray, first: float) -> np.ndarray:
-    """Return the edges of columns that end at the given steps; the first is as wide as the second, or a step."""
-    width = ends[1] - ends[0] if len(ends) > 1 else 1.0
-    return np.concatenate([[min(first, ends[0] - width)], ends])
+    """Return the edges of columns that end at the given steps; the first is as wide as the second."""
+    if len(ends) == 1:
+        return np.array([first - 0.5, ends[0] + 0.5])
+    return np.concatenate([[min(first, 2 * ends[0] - ends[1])], ends])

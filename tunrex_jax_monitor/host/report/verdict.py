@@ -106,9 +106,10 @@ def _start(steps: np.ndarray, mean: np.ndarray) -> tuple[float | None, tuple[int
 
 def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -> tuple[str, str]:
     """Return status and words of the worst that can be said."""
-    bad = [(severity(e.type), words) for e in own if (words := _still(run, e, now))]
-    if bad:
-        return "bad", min(bad, key=lambda item: item[0])[1]
+    wrong = [(severity(e.type), e.type, words) for e in own if (words := _still(run, e, now))]
+    if wrong:
+        _, kind, words = min(wrong)
+        return "watch" if kind in _MILD else "bad", words
     if now is None:
         scalars = {} if run.last is None else run.last.scalars
         return ("bad", "only NaN or infinite") if scalars.get(f"{name}/nonfinite_count") else ("empty", "no data yet")
@@ -130,7 +131,7 @@ def _still(run: History, e: Episode, now: float | None) -> str | None:
         "GROUP_COLLAPSE": f"no variance in most groups since step {e.first}",
         "SATURATION": f"at its maximum since step {e.first}",
         "NEGATIVE": f"negative since step {e.first}",
-        "OUTLIER": f"outliers since step {e.first}",
+        "OUTLIER": f"outliers {'at' if e.first == e.last else 'since'} step {e.first}",
     }
     return texts.get(e.type) if e.is_open else None
 
@@ -146,6 +147,7 @@ def _shift(run: History, e: Episode, now: float | None) -> str | None:
     return f"{_VERBS[e.type]} at step {e.first}, {_relative(now, before)}"
 
 
+_MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
 _VERBS = {"DROP": "dropped", "SPIKE": "jumped"}
 
 
