@@ -14,15 +14,15 @@ POINTS = 18_000  # over all rewards: some 40 bytes each
 FEWEST, MOST = 600, 6000  # per reward
 HEAT_CELLS = 2400  # columns of heat maps over all rewards
 FEWEST_HEAT, MOST_HEAT = 100, 240
-SIGNS = {
-    "NONFINITE": "✱",
+SIGNS = {  # the shapes that pictures have too
+    "NONFINITE": "✖",
     "DROP": "▼",
-    "FLATLINE": "▬",
-    "GROUP_COLLAPSE": "●",
-    "SATURATION": "■",
-    "NEGATIVE": "✖",
+    "FLATLINE": "■",
+    "GROUP_COLLAPSE": "◆",
+    "SATURATION": "✚",
+    "NEGATIVE": "●",
     "SPIKE": "▲",
-    "OUTLIER": "◆",
+    "OUTLIER": "★",
 }
 
 

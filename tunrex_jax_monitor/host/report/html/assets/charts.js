@@ -53,7 +53,7 @@ function options(section, panel, target, given) {
       drag: { x: true, y: false, setScale: false },
       bind: { dblclick: () => () => reset() },
     },
-    hooks: { ...given.hooks, setCursor: [(u) => follow(u)], setSelect: [(u) => select(u)] },
+    hooks: { ...given.hooks, ready: [follow], setSelect: [select] },
   };
 }
 

@@ -23,9 +23,9 @@ function counted(value) {
   return Math.round(value).toLocaleString("en-US");
 }
 
-/** "5,900" or "5,900-5,904" */
+/** "5,900" or "5,900 to 5,904" */
 function span(low, high) {
-  return low === high ? counted(low) : `${counted(low)}–${counted(high)}`;
+  return low === high ? counted(low) : `${counted(low)} to ${counted(high)}`;
 }
 
 const probe = document.createElement("span");

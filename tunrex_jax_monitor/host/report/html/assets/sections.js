@@ -56,7 +56,7 @@ function build(section) {
   unpack(section);
   const place = section.element.querySelector(".charts");
   for (const panel of section.panels) {
-    const box = make("div", "panel"), title = make("h4", "", panel.title), plot = make("div", "plot");
+    const box = make("div", "panel"), title = make("h3", "", panel.title), plot = make("div", "plot");
     plot.style.height = `${panel.height}px`;
     box.append(title, ...legend(section, panel), plot);
     place.append(box);

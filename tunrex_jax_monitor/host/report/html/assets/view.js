@@ -12,10 +12,15 @@ function zoom(low, high, { remember = true } = {}) {
   low = Math.max(Math.min(low, high), ends[0]);
   high = Math.min(Math.max(low + 1, high), Math.max(ends[1], low + 1));
   [view.low, view.high] = ends[0] === ends[1] ? [ends[0] - 1, ends[0] + 1] : [low, high];
-  everyChart((chart) => chart.setScale("x", { min: view.low, max: view.high }));
+  rescale();
   const isWhole = view.low <= ends[0] && view.high >= ends[1];
   status.textContent = isWhole ? `All steps: ${span(...ends)}` : `Steps ${span(Math.round(low), Math.round(high))}`;
   if (remember) writeAddress(isWhole);
+}
+
+function rescale() {
+  everyChart((chart) => chart.setScale("x", { min: view.low, max: view.high }));
+  queueMicrotask(() => point(view.point)); // uPlot has drawn by then, and left the cursor where it was on the screen
 }
 
 function reset() {
@@ -53,15 +58,13 @@ function select(u) {
   u.setSelect({ left: 0, width: 0 }, false);
 }
 
-let isFollowing = false;
-
-/** All cursors go where one of them goes. */
+/** All cursors go where the mouse takes one of them. */
 function follow(u) {
-  if (!isFollowing) point(u.cursor.left < 0 ? null : u.cursor.idx, u);
+  u.over.addEventListener("mousemove", () => point(u.cursor.idx, u)); // after uPlot's own, which finds the index
+  u.over.addEventListener("mouseleave", () => point(null, u));
 }
 
 function point(at, source = null) {
-  isFollowing = true;
   view.point = at;
   everyChart((chart) => {
     if (chart !== source) chart.setCursor({ left: at === null ? -10 : chart.valToPos(points.last[at], "x"), top: 0 });
@@ -69,13 +72,12 @@ function point(at, source = null) {
   for (const section of sections) if (section.charts.length) read(section, at);
   const steps = at === null ? "" : span(points.first[at], points.last[at]);
   document.getElementById("at").textContent = steps && `at ${points.first[at] === points.last[at] ? "step" : "steps"} ${steps}`;
-  isFollowing = false;
 }
 
 function toggleFit() {
   view.isFitted = !view.isFitted;
   document.querySelector("[data-do=fit]").setAttribute("aria-pressed", view.isFitted);
-  everyChart((chart) => chart.setScale("x", { min: view.low, max: view.high }));
+  rescale();
 }
 
 function setTheme(theme) {
