@@ -26,10 +26,11 @@ def of(run):
     return judged(run)
 
 
-def history(mean, kind=None, span=(0, 0), scalars=()):
+def history(mean, kind=None, span=(0, 0), scalars=(), also=()):
     """A run of one reward with these step means, whose averages follow at once and after ten steps."""
-    steps = np.arange(len(mean))
-    bits = np.where((steps >= span[0]) & (steps <= span[1]), 1 << TYPES.index(kind), 0) if kind else 0 * steps
+    steps, bits = np.arange(len(mean)), np.zeros(len(mean), int)
+    for k, (first, last) in [(kind, span), *also] if kind else ():
+        bits[first : last + 1] |= 1 << TYPES.index(k)
     mean = np.asarray(mean, float)
     late = np.concatenate([np.full(min(10, len(mean)), mean[0]), mean[:-10]])
     columns = {"mean": mean, "ema_short": mean, "ema_long": late}
@@ -97,6 +98,14 @@ def test_a_fall_from_zero_is_told_without_percent():
 def test_a_jump_is_to_be_looked_at():
     v = judged(history([1.0] * 60 + [3.0] * 40, "SPIKE", (60, 80)))["a"]
     assert (v.status, v.words) == ("watch", "jumped at step 60, +200 %")
+
+
+def test_a_jump_that_brings_back_what_fell_is_no_news():
+    given = [1.0] * 40 + [0.3] * 30 + [1.1] * 30
+    v = judged(history(given, "DROP", (40, 60), also=[("SPIKE", (70, 90))]))["a"]
+    assert (v.status, v.words) == ("watch", "DROP at steps 40-60, over; SPIKE at steps 70-90, over")
+    given[70:] = [2.5] * 30
+    assert words(given, "DROP", (40, 60), also=[("SPIKE", (70, 90))]) == "jumped at step 70, +733 %"
 
 
 def test_flat_is_told_from_the_first_constant_step_on():

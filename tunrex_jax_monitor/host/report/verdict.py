@@ -106,7 +106,8 @@ def _start(steps: np.ndarray, mean: np.ndarray) -> tuple[float | None, tuple[int
 
 def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -> tuple[str, str]:
     """Return status and words of the worst that can be said."""
-    wrong = [(severity(e.type), e.type, words) for e in own if (words := _still(run, e, now))]
+    standing = [e for e in own if not _is_recovery(run, e, own, now)]
+    wrong = [(severity(e.type), e.type, words) for e in standing if (words := _still(run, e, now))]
     if wrong:
         _, kind, words = min(wrong)
         return "watch" if kind in _MILD else "bad", words
@@ -145,6 +146,16 @@ def _shift(run: History, e: Episode, now: float | None) -> str | None:
     if gone * (before - now) < 0 or (not e.is_open and abs(before - now) < _RECOVERED * abs(gone)):
         return None
     return f"{_VERBS[e.type]} at step {e.first}, {_relative(now, before)}"
+
+
+def _is_recovery(run: History, e: Episode, own: Sequence[Episode], now: float | None) -> bool:
+    """Return whether a jump only brought back what an earlier fall had taken."""
+    falls = [d for d in own if e.type == "SPIKE" and d.type == "DROP" and d.first < e.first]
+    levels = [level for d in falls if (level := _before(run, d)) is not None]
+    found = _before(run, e)
+    if not levels or now is None or found is None:
+        return False
+    return now <= max(levels) + (1 - _RECOVERED) * abs(max(levels) - found)
 
 
 _MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
