@@ -9,7 +9,7 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.differences import METRICS, SHARES, Difference, compare, rewards_of, shared_steps
 from tunrex_jax_monitor.host.report.episodes import Episode, episodes
 from tunrex_jax_monitor.host.report.html import panels, tables
-from tunrex_jax_monitor.host.report.html.payload import FEWEST, MOST, POINTS, page_data, shared
+from tunrex_jax_monitor.host.report.html.payload import FEWEST, MOST, POINTS, alerts_of, page_data, shared
 from tunrex_jax_monitor.host.report.html.points import Points, Sampled, choose
 from tunrex_jax_monitor.host.report.html.provenance import drawn, utc
 from tunrex_jax_monitor.host.report.html.render import render
@@ -171,7 +171,7 @@ def _data(reward: str, runs: Sequence[Run], points: Points) -> dict[str, Any]:
     )
     shown = [course, zero] if lines else [course]
     shown[-1]["steps"] = True
-    alerts = [[e.first, e.last, e.type, run.color] for run in having for e in run.episodes if e.reward == reward]
+    alerts = [a for run in having for a in alerts_of([e for e in run.episodes if e.reward == reward], run.color)]
     return {"name": reward, "panels": shown, "alerts": alerts}
 
 

@@ -17,10 +17,10 @@ BARS_WIDTH, BARS_HEIGHT = 240, 90
 
 
 class Course(NamedTuple):
-    """A small curve: its path, and where alerts held as (left, width, type), all in SVG units."""
+    """A small curve: its path, and for each type of alert the path of where it held."""
 
     path: str
-    marks: list[tuple[float, float, str]]
+    marks: list[tuple[str, str]]
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -49,8 +49,18 @@ def course(run: History, name: str, own: Sequence[Episode]) -> Course | None:
     x = (steps - steps.min()) / span * WIDTH
     y = HEIGHT - 3 - (values[kept] - low) / ((high - low) or 1.0) * (HEIGHT - 6)
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x[kept], y, strict=True))
-    marks = [((e.first - steps.min()) / span * WIDTH, max((e.last - e.first) / span * WIDTH, 1.5), e.type) for e in own]
-    return Course(path, [(round(float(a), 1), round(float(b), 1), kind) for a, b, kind in marks])
+    kinds = dict.fromkeys(e.type for e in own)
+    return Course(path, [(k, _held([e for e in own if e.type == k], int(steps.min()), span)) for k in kinds])
+
+
+def _held(own: Sequence[Episode], first: int, span: float) -> str:
+    """Return the path of the pixels in which any of the episodes held: no longer for ten thousand than for fifty."""
+    pixels = np.zeros(WIDTH + 1, bool)
+    for e in own:
+        left, right = ((step - first) / span * (WIDTH - 1) for step in (e.first, e.last))
+        pixels[max(int(left), 0) : max(int(right), 0) + 1] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], pixels, [False]]).astype(np.int8))).tolist()
+    return "".join(f"M{a} 0H{b}V{HEIGHT}H{a}Z" for a, b in zip(edges[::2], edges[1::2], strict=True))
 
 
 def bars(run: History, name: str) -> Bars | None:

@@ -1,7 +1,9 @@
 """Payload: everything that the script of a page shows, within a budget of points."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.differences import rewards_of
@@ -47,7 +49,7 @@ def payload(run: History, points: Points, found: Sequence[Episode], title: str) 
     rewards = rewards_of(run)
     panels = Panels(run, points, shared(len(rewards), HEAT_CELLS, FEWEST_HEAT, MOST_HEAT))
     sections = [
-        {"name": name, "panels": panels.of_reward(name), "alerts": alerts_of(e for e in found if e.reward == name)}
+        {"name": name, "panels": panels.of_reward(name), "alerts": alerts_of([e for e in found if e.reward == name])}
         for name in rewards
     ]
     return page_data(title, points, encode.integers(panels.emission_steps()), sections)
@@ -65,6 +67,14 @@ def page_data(title: str, points: Points, emissions: str | None, sections: list[
     }
 
 
-def alerts_of(found: Iterable[Episode]) -> list[list[Any]]:
-    """Return the episodes as [first step, last step, type]."""
-    return [[episode.first, episode.last, episode.type] for episode in found]
+def alerts_of(found: Sequence[Episode], color: str | None = None) -> list[dict[str, Any]]:
+    """Return the episodes by type, as columns of their first and last steps."""
+    return [
+        {
+            "type": kind,
+            "color": color,
+            "first": encode.integers(np.array([e.first for e in found if e.type == kind])),
+            "last": encode.integers(np.array([e.last for e in found if e.type == kind])),
+        }
+        for kind in dict.fromkeys(e.type for e in found)
+    ]

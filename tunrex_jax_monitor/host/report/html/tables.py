@@ -14,7 +14,7 @@ from tunrex_jax_monitor.host.report.text import display_names, number, plural, s
 from tunrex_jax_monitor.host.report.verdict import Verdict
 
 SPANS = 10  # rows of the table that says what the charts show
-EPISODES = 100  # links of one group
+EPISODES = 40  # links of one group
 MARGIN = 30  # steps that a link shows before and after an alert, at least
 NAME_WIDTH = 60
 MOST_BAD = 8  # rewards in the headline; the table has them all

@@ -8,9 +8,10 @@ const FACE = getComputedStyle(document.body).fontFamily, FONT = `12px ${FACE}`;
 const sections = payload.sections.map((given, at) => ({
   ...given,
   element: document.getElementById(`reward-${at}`),
-  alerts: given.alerts.map(([first, last, type, color]) => {
-    const known = payload.kinds[type] ?? payload.other;
-    return { first, last, type, sign: known.sign, color: color ?? known.color };
+  alerts: given.alerts.flatMap(({ type, color, first, last }) => {
+    const known = payload.kinds[type] ?? payload.other, ends = column(last);
+    const look = { type, sign: known.sign, color: color ?? known.color };
+    return column(first).map((step, at) => ({ first: step, last: ends[at], ...look }));
   }),
   charts: [],
   readout: [],
