@@ -87,13 +87,18 @@ class Columns(Mapping[str, list[Any]]):
         stored = np.frombuffer(column.tobytes(), column.typecode)  # a view of the array itself would hinder its writer
         return stored.astype(np.float64 if column.typecode in "fd" else np.int64)
 
+    def row(self, index: int, prefix: str) -> dict[str, Any]:
+        """Return one row of the columns whose names begin with a prefix, by the rest of their names."""
+        found = {name: column[index] for name, column in self._columns.items() if name.startswith(prefix)}
+        return {name.removeprefix(prefix): None if value != value else value for name, value in found.items()}
+
     def append(self, given: Mapping[str, Iterable[Any]]) -> None:
         """Append rows, given as a list per name; a name that is new, or missing here, has no data elsewhere."""
         before = self.rows
         for name, values in given.items():
             self._extend(name, list(values), before)
         after = self.rows
-        for name in self._columns:
+        for name in [name for name, column in self._columns.items() if len(column) < after]:
             self._extend(name, [], after)
         if after > self._most():
             self._thin()
@@ -116,15 +121,17 @@ class Columns(Mapping[str, list[Any]]):
         kind = _WHOLE.get(name.rpartition("/")[2], "f")
         column = self._columns.setdefault(name, array(kind))
         values = [None] * (start - len(column)) + values
-        if kind == "f":
-            floats = [math.nan if value is None else float(value) for value in values]
-            if column.typecode == "f" and not all(
-                v == w or v != v for v, w in zip(floats, array("f", floats), strict=True)
-            ):
-                column = self._columns[name] = array("d", column)
-            column.extend(array(column.typecode, floats))
-        else:
+        if kind != "f":
             column.extend(0 if value is None else int(value) for value in values)
+            return
+        floats = _floats(values)
+        if column.typecode == "f":
+            narrow = array("f", floats)
+            if array("d", narrow).tobytes() == floats.tobytes():  # bytes, since NaN equals nothing
+                column.extend(narrow)
+                return
+            column = self._columns[name] = array("d", column)
+        column.extend(floats)
 
     def _thin(self) -> None:
         """Bring the newest rows to the stride of the old ones, and all to twice of it where that is not enough."""
@@ -152,3 +159,10 @@ class Columns(Mapping[str, list[Any]]):
             folded = fold(values[start:end:2], values[start + 1 : end : 2], values)
             kept = np.concatenate([values[:start], folded, values[end:]]).astype(values.dtype)
             self._columns[name] = array(column.typecode, kept.tobytes())
+
+
+def _floats(values: list[Any]) -> "array[float]":
+    try:
+        return array("d", values)
+    except TypeError:
+        return array("d", [math.nan if value is None else value for value in values])

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ def require_writable(directory: Path) -> None:
         ) from error
 
 
-def write_atomically(target: Path, text: str) -> None:
-    """Write a text file; a reader sees the old one or the new one, never a part."""
+def write_atomically(target: Path, text: str | Iterable[str]) -> None:
+    """Write a text file, whole or part by part; a reader sees the old one or the new one, never a part."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as part, part.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         if part != target:
             os.fsync(file.fileno())
@@ -60,11 +60,31 @@ def is_stream(path: Path) -> bool:
 
 def to_json(data: Any) -> str:
     """Return strict JSON: what is not finite becomes null, numpy becomes Python, and anything else its text."""
-    return json.dumps(_plain(data), allow_nan=False, separators=(",", ":")) + "\n"
+    return "".join(json_parts(data)) + "\n"
+
+
+def json_parts(data: Any) -> Iterator[str]:
+    """Yield the same JSON in parts, an item of a mapping at a time: a long run need not be there as one text."""
+    if not isinstance(data, Mapping):
+        yield _dumps(data)
+        return
+    separator = "{"
+    for key, value in data.items():
+        yield f"{separator}{json.dumps(str(key))}:"
+        yield from json_parts(value)
+        separator = ","
+    yield "}" if data else "{}"
+
+
+def _dumps(value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError):  # not finite, or not Python's own
+        return json.dumps(_plain(value), allow_nan=False, separators=(",", ":"))
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
