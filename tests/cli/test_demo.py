@@ -48,9 +48,11 @@ def test_it_writes_a_report_and_says_how_far_it_is(demo):
     assert "step 300 of 300" in done.stderr
 
 
-def test_a_run_that_is_there_is_kept(demo):
+def test_a_run_that_is_there_is_kept_and_so_is_a_report(demo, tmp_path):
     run, _ = demo
-    assert "which holds a run" in call("demo", "-o", run, code=2).stderr
+    assert "which holds records.jsonl" in call("demo", "-o", run, code=2).stderr
+    (tmp_path / "report.html").write_text("mine")
+    assert "which holds report.html" in call("demo", "-o", tmp_path, code=2).stderr
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [

@@ -1,9 +1,8 @@
 """`demo`: a made-up GRPO run through the real accumulator and reporter, on the CPU."""
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,10 @@ from tunrex_jax_monitor.cli.options import (
     Problem,
     echo_json,
     force_option,
-    is_interactive,
     json_option,
     tell,
 )
+from tunrex_jax_monitor.cli.progress import progress
 from tunrex_jax_monitor.cli.synthetic import FAULTS, Planted
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
@@ -29,10 +28,9 @@ from tunrex_jax_monitor.host.report.text import plural
 from tunrex_jax_monitor.host.rundir import RECORDS
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 _NONE = "none"
-_LINES = 5  # of progress, where nobody watches
 
 
 @click.command(short_help="Make up a run with faults, and see them caught.")
@@ -61,13 +59,13 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
     """
     names = synthetic.reward_names(rewards)
     planted = synthetic.plant(_parse(inject, steps), names, steps)
-    if (output / RECORDS).exists() and not force:
-        raise Problem(
-            f"output: got '{output}', which holds a run, allowed: a new directory. Choose another, or add --force."
-        )
+    page = output / "report.html"
+    for name in (RECORDS, page.name, drawing.DASHBOARD):
+        if (output / name).exists() and not force:
+            raise Problem(f"output: got '{output}', which holds {name}, allowed: a new directory. Or add --force.")
     _train(names, steps, planted, output)
     history = History.read(output)
-    drawing.write_page(history, page := output / "report.html")
+    drawing.write_page(history, page)
     written = [page, *(drawing.write_pictures(history, output, force=True) if drawing.has_pictures() else [])]
     seen = {one: one.seen(history.alerts) for one in planted}
     if as_json:
@@ -108,27 +106,9 @@ def _train(names: tuple[str, ...], steps: int, planted: Sequence[Planted], run_d
         reporter = trm.Reporter(acc, [sink])
     except OSError as error:
         raise Problem(str(error.strerror or error)) from error
-    with reporter, _progress(synthetic.stream(names, steps, planted), steps) as batches:
+    with reporter, progress(synthetic.stream(names, steps, planted), steps, "step") as batches:
         for step, batch in enumerate(batches):
             state = reporter.step(step, acc.update_jit(state, batch))
-
-
-@contextlib.contextmanager
-def _progress(batches: Iterator[dict[str, "np.ndarray"]], steps: int) -> Iterator[Iterable[dict[str, "np.ndarray"]]]:
-    """Show how far it is: a bar where a person watches, else a few lines."""
-    if is_interactive():
-        with click.progressbar(batches, length=steps, label="training", file=sys.stderr) as bar:
-            yield bar
-    else:
-        yield _with_lines(batches, steps)
-
-
-def _with_lines(batches: Iterable[dict[str, "np.ndarray"]], steps: int) -> Iterator[dict[str, "np.ndarray"]]:
-    every = max(1, steps // _LINES)
-    for step, batch in enumerate(batches, start=1):
-        yield batch
-        if step % every == 0:
-            tell(f"step {step} of {steps}")
 
 
 def _print(history: History, seen: dict[Planted, int | None]) -> None:

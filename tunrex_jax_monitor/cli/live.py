@@ -22,6 +22,7 @@ from tunrex_jax_monitor.host.report.text import number, plural, share
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+_UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 _NEWEST = 6  # alerts below the table
 
 
@@ -134,10 +135,10 @@ def _line(alert: AlertEvent) -> str:
 def _ago(seconds: float) -> str:
     """Return a time in its largest unit.
 
-    >>> _ago(4), _ago(200), _ago(9000)
-    ('4 s', '3 min', '2 h')
+    >>> _ago(4), _ago(200), _ago(9000), _ago(1e6)
+    ('4 s', '3 min', '2 h', '11 days')
     """
-    unit, size = ("s", 1) if seconds < 120 else ("min", 60) if seconds < 7200 else ("h", 3600)
+    size, unit = next(unit for unit in _UNITS if seconds >= 2 * unit[0] or unit[0] == 1)
     return f"{seconds // size:.0f} {unit}"
 
 

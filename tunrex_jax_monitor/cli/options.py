@@ -86,8 +86,3 @@ def require_one_stdout(target: Path | None, as_json: bool) -> None:
     """Refuse two documents on one stdout."""
     if as_json and target is not None and str(target) == STDOUT:
         raise Problem("--json: got '-' as output too, allowed: one of them on stdout. Write the other to a file.")
-
-
-def is_interactive() -> bool:
-    """Tell whether a person watches stderr."""
-    return sys.stderr.isatty()

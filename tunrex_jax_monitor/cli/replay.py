@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tunrex_jax_monitor.cli.options import Problem, writing
-from tunrex_jax_monitor.cli.runs import read, records_of
+from tunrex_jax_monitor.cli.progress import progress
+from tunrex_jax_monitor.cli.runs import count_records, read, records_of
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
@@ -25,10 +26,10 @@ def replay(path: Path, target: str, output: Path, force: bool, wandb: Mapping[st
 def _write(path: Path, history: History, sink: Sink) -> int:
     if isinstance(sink, RunSink):
         sink.begin_run(history.manifest)
-    count = 0
-    for record in records_of(path, history):
-        sink.write(record)
-        count += 1
+    count = count_records(path)
+    with progress(records_of(path, history), count, "record") as records:
+        for record in records:
+            sink.write(record)
     sink.close()
     return count
 

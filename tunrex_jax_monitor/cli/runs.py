@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, iter_records, read_manifest
 
 _SHOWN = 5
+_LONG = 30_000_000  # bytes; a second or more
 
 
 def find(given: Path) -> Path:
@@ -44,6 +46,7 @@ def newest_in(path: Path) -> Path | None:
 def read(path: Path) -> History:
     """Read what `find` returned; what is damaged, foreign or not readable ends the command with its reason."""
     with reading(path):
+        _tell_if_long(path / RECORDS if path.is_dir() else path)
         return History.read(path)
 
 
@@ -75,6 +78,14 @@ def records_of(path: Path, history: History) -> Iterator[Record]:
         yield dataclasses.replace(history.last, series=dict(history.series), alerts=tuple(history.alerts))
 
 
+def count_records(path: Path) -> int:
+    """Return how many records `records_of` yields."""
+    if not path.is_dir() or not (path / RECORDS).is_file():
+        return int(not path.is_dir())
+    with reading(path), (path / RECORDS).open("rb") as lines:
+        return sum(line.endswith(b"\n") for line in lines)
+
+
 def is_run(path: Path) -> bool:
     """Tell whether a directory holds a run, be it one that has not written a record yet."""
     return (path / RECORDS).is_file() or (path / MANIFEST).is_file()
@@ -83,6 +94,13 @@ def is_run(path: Path) -> bool:
 def beside(path: Path, name: str) -> Path:
     """Return where a file about a run goes by default: into its directory."""
     return (path if path.is_dir() else path.parent) / name
+
+
+def _tell_if_long(file: Path) -> None:
+    """Say to a person what there is to wait for."""
+    size = file.stat().st_size if file.is_file() else 0
+    if size > _LONG and sys.stderr.isatty():
+        tell(f"reading {file}, {size / 1e6:.0f} MB")
 
 
 def _start(run: Path) -> float:
