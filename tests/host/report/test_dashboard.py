@@ -122,6 +122,12 @@ def test_the_heat_map_is_in_the_middle_and_of_one_hue(rows):
         assert image.get_array().max() <= 1
 
 
+def test_the_line_on_the_heat_map_is_the_mean_of_the_window(run, rows):
+    x, y = lines(rows["answer"][1])[0]
+    steps = run.emissions.steps.tolist()
+    np.testing.assert_array_equal(y, run.emissions.array("answer/mean")[[steps.index(step) for step in x]])
+
+
 def test_the_share_of_groups_has_the_line_of_the_alert(run, rows):
     for name, (_, _, variance) in rows.items():
         flat = [y[0] for _, y in lines(variance) if len(y) == 2 and y[0] == y[1]]

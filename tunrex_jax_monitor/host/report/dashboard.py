@@ -159,7 +159,11 @@ def _head(figure: Figure, layout: Layout, page: int, height: float) -> None:
         columnspacing=1.2,
         borderpad=0,
     )
-    heads = ("averages of the step means", "distribution of the window", panels.variance_heading(layout.run))
+    heads = (
+        "averages of the step means",
+        "distribution of the window, and its mean",
+        panels.variance_heading(layout.run),
+    )
     for (edge, _), text in zip(_COLUMNS, heads if layout.order else (), strict=False):
         figure.text(edge / PANEL_WIDTH, 1 - 0.9 / height, text, va="top", fontsize=SMALL, color=GREY, style="italic")
 

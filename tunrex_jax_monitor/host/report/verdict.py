@@ -149,15 +149,23 @@ def _shift(run: History, e: Episode, now: float | None) -> str | None:
 
 
 def _is_recovery(run: History, e: Episode, own: Sequence[Episode], now: float | None) -> bool:
-    """Return whether a jump only brought back what an earlier fall had taken."""
-    falls = [d for d in own if e.type == "SPIKE" and d.type == "DROP" and d.first < e.first]
-    levels = [level for d in falls if (level := _before(run, d)) is not None]
-    found = _before(run, e)
-    if not levels or now is None or found is None:
-        return False
-    return now <= max(levels) + (1 - _RECOVERED) * abs(max(levels) - found)
+    """Return whether a jump only brought back what an earlier fall had taken, and at most half as much again."""
+    for fall in own:
+        if e.type == "SPIKE" and fall.type == "DROP" and fall.first < e.first:
+            level = _height(run, fall)
+            if level is None or now is None or fall.peak is None or now <= level + _RECOVERED * (level - fall.peak):
+                return True
+    return False
 
 
+def _height(run: History, fall: Episode) -> float | None:
+    """Return the highest short average of the steps before a fall."""
+    row = int(np.searchsorted(run.steps(), fall.first))
+    short = run.array(f"{fall.reward}/ema_short")[max(0, row - _LOOK_BACK) : row]
+    return None if np.isnan(short).all() else float(np.nanmax(short))
+
+
+_LOOK_BACK = 100  # steps, about what the long average remembers
 _MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
 _VERBS = {"DROP": "dropped", "SPIKE": "jumped"}
 
