@@ -135,7 +135,7 @@ def _line(alert: AlertEvent) -> str:
 def _ago(seconds: float) -> str:
     """Return a time in its largest unit.
 
-    >>> _ago(4), _ago(200), _ago(9000), _ago(1e6)
+    >>> _ago(4.0), _ago(200.0), _ago(9e3), _ago(1e6)
     ('4 s', '3 min', '2 h', '11 days')
     """
     size, unit = next(unit for unit in _UNITS if seconds >= 2 * unit[0] or unit[0] == 1)
