@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunrex_jax_monitor.host.report.html import encode, tables
 from tunrex_jax_monitor.host.report.html.payload import SIGNS
-from tunrex_jax_monitor.host.report.text import number, share, signed
+from tunrex_jax_monitor.host.report.text import display_name, number, share, signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -67,9 +67,16 @@ def _environment() -> "Environment":
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters.update(number=number, signed=signed, share=share, kind=_kind, address=tables.address)
+    environment.filters.update(
+        full=_full, number=number, signed=signed, share=share, kind=_kind, address=tables.address
+    )
     environment.globals["steps"] = tables.step_range
     return environment
+
+
+def _full(name: str) -> str:
+    """Return a whole name without characters that act, for a tooltip."""
+    return display_name(name, max(len(name), 1))
 
 
 def _kind(alert_type: str) -> str:
