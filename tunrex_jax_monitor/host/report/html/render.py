@@ -35,23 +35,20 @@ def render(template: str, data: dict[str, Any], **context: Any) -> str:
     Raises:
       ImportError: jinja2 is not installed.
     """
-    from markupsafe import Markup
+    template_of = _environment().get_template
+    from markupsafe import Markup  # comes with jinja2
 
     library, script = _text(_UPLOT / "uPlot.iife.min.js"), _script()
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            version=metadata.version("tunrex-jax-monitor"),
-            policy=_policy(library, script),
-            style=Markup(_text(_UPLOT / "uPlot.min.css") + _text(_ASSETS / "style.css")),
-            data=Markup(encode.script_json(data)),
-            library=Markup(library),
-            script=Markup(script),
-            library_license=_text(_UPLOT / "LICENSE"),
-            library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
-            **context,
-        )
+    return template_of(template).render(
+        version=metadata.version("tunrex-jax-monitor"),
+        policy=_policy(library, script),
+        style=Markup(_text(_UPLOT / "uPlot.min.css") + _text(_ASSETS / "style.css")),
+        data=Markup(encode.script_json(data)),
+        library=Markup(library),
+        script=Markup(script),
+        library_license=_text(_UPLOT / "LICENSE"),
+        library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
+        **context,
     )
 
 

@@ -20,6 +20,13 @@ NAME_WIDTH = 60
 MOST_BAD = 8  # rewards in the headline; the table has them all
 _STATISTICS = ("mean", "std", "min", "p01", "p10", "p25", "median", "p75", "p90", "p99", "max", "samples")
 _TOTALS, _SHARED = ("reward", "reward_std", "frac_reward_zero_std"), ("groups/", "completions/")
+_NAMES = {
+    "frac_reward_zero_std": "zero variance",
+    "groups/count": "groups",
+    "groups/incomplete": "incomplete groups",
+    "groups/std_mean": "std within groups",
+    "groups/mean_std": "std of group means",
+}
 _OF_WINDOW = [(key, "count" if key == "samples" else key) for key in _STATISTICS]
 _OF_RUN = [(key, "p50" if key == "median" else own) for key, own in _OF_WINDOW]
 
@@ -94,11 +101,7 @@ def figures(run: History, name: str) -> Figures:
     scalars = {} if run.last is None else run.last.scalars
     if name == TOTAL:
         keys = [*_TOTALS, *(key for key in scalars if key.startswith(_SHARED))]
-        rows = [
-            (key.removeprefix("groups/").replace("/", " ").replace("_", " "), [number(scalars[key], 4)])
-            for key in keys
-            if key in scalars
-        ]
+        rows = [(_called(key), [number(scalars[key], 4)]) for key in keys if key in scalars]
         return Figures(["last interval"] if rows else [], rows)
     columns = {
         over: {key: scalars[f"{name}/{prefix}{own}"] for key, own in keys if f"{name}/{prefix}{own}" in scalars}
@@ -107,6 +110,10 @@ def figures(run: History, name: str) -> Figures:
     over = [title for title, column in columns.items() if column]
     keys = [key for key, _ in _OF_RUN if any(key in columns[title] for title in over)]
     return Figures(over, [(key, [_figure(key, columns[title].get(key)) for title in over]) for key in keys])
+
+
+def _called(key: str) -> str:
+    return _NAMES.get(key) or key.removeprefix("groups/").replace("/", " ").replace("_", " ")
 
 
 def _figure(key: str, value: float | None) -> str:
