@@ -4,7 +4,7 @@
     python benchmarks/pauses.py --rounds 30
 
 A run directory of 8 rewards and 10,000 steps is written first. The loop is a jitted step of a few milliseconds and a
-little Python; its state is donated, and its result is awaited in every step. In each round the loop runs once with each
+little Python; its result is awaited in every step. In each round the loop runs once with each
 variant, in random order, for as long as its drawing takes, or for a fixed time where there is none. A pause is the time
 between the ends of two steps, beyond the median of the same loop. Ratios are taken within a round, to "nothing";
 "nothing, again" shows what is noise.
@@ -117,6 +117,16 @@ def measure(rounds: int) -> dict[str, np.ndarray]:
     return found
 
 
+def measure_dashboard(folder: Path) -> tuple[np.ndarray, float]:
+    """Return the CPU seconds that a dashboard takes from its history to the file, and the size of that in kB."""
+    run, target, seconds = History.read(write_run(folder / "run")), folder / "dashboard.png", []
+    for _ in range(6):
+        start = time.process_time()
+        RewardVisualizer().plot_reward_dashboard(run, target)
+        seconds.append(time.process_time() - start)
+    return np.array(seconds[1:]), target.stat().st_size / 1e3
+
+
 def main() -> None:
     """Print one line per variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,6 +146,10 @@ def main() -> None:
         columns = (worst, worst / base[:, 0], late, step, rate / base[:, 3])
         cells = [np.percentile(column, (50, 25, 75)) for column in columns]
         print(f"| {name} | " + " | ".join(f"{m:.2f} ({a:.2f}-{b:.2f})" for m, a, b in cells) + " |")
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, size = measure_dashboard(Path(folder))
+    low, middle, high = np.percentile(seconds, (0, 50, 100))
+    print(f"\nOne dashboard of it: {middle:.2f} s of CPU ({low:.2f}-{high:.2f}, 5 times), {size:.0f} kB.")
 
 
 if __name__ == "__main__":

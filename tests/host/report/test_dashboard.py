@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.image import PcolorImage
 from PIL import Image
 
@@ -108,6 +108,16 @@ def test_episodes_are_marked_where_they_begin_with_the_shape_of_their_type(rows)
     for (name, kind), (first, _) in runs.planted(STEPS).items():
         axes = rows[name][0] if name in rows else rows["format"][2]  # collapsed groups are the total's
         assert marks(axes) == {MARKS[kind][0]: [first]}
+
+
+def test_very_many_episodes_are_a_rug_and_paint_nothing_over():
+    steps = list(range(400))
+    series = {"step": steps, "a/mean": [1.0] * 400, "a/ema_short": [1.0] * 400, "a/alerts": [1, 0] * 200}
+    axes = dashboard(History.of([Record(399, 400, 0.0, {}, {}, series, names=("a",))]), "").axes[0]
+    rug = next(c for c in axes.collections if isinstance(c, LineCollection))
+    assert [segment[0, 0] for segment in rug.get_segments()] == steps[::2]
+    assert spans(axes) == []
+    assert marks(axes) == {MARKS["OUTLIER"][0]: [0]}
 
 
 def test_every_type_has_a_shape_and_a_colour_of_its_own():

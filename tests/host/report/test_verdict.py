@@ -131,6 +131,13 @@ def test_groups_without_variance_are_told():
     assert (v.status, v.words) == ("watch", "no variance in 92 % of the groups")
 
 
+def test_many_episodes_of_a_type_are_counted():
+    also = [("OUTLIER", (at, at)) for at in range(1, 1001, 2)]
+    v = judged(history([1.0] * 1010, "NONFINITE", (5, 8), also=also))["a"]
+    assert v.words == "NONFINITE at steps 5-8, over; 500 times OUTLIER, last at step 999"
+    assert v.alerts == 501
+
+
 def test_one_step_is_enough():
     v = judged(history([0.5]))["a"]
     assert (v.now, v.change, v.best, v.best_step, v.words) == (0.5, 0.0, 0.5, 0, "healthy")

@@ -14,6 +14,7 @@ from typing import IO
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _PACKAGE_ROOT = Path(__file__).parents[3]
+_NICENESS = 19
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -53,6 +54,9 @@ class RenderChild:
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
         self._running = process, said
+        if hasattr(os, "setpriority"):  # from here, since its imports alone take a second
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
 
     def wait(self, timeout_seconds: float) -> None:
         """Wait for the process; one that takes longer is ended."""

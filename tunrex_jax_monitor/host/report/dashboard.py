@@ -4,7 +4,6 @@ Three panels share the steps: the averages over the fan of the window's quantile
 distribution as a heat map, the share of groups without variance. Alert episodes are shaded through all of them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +111,7 @@ def _draw_row(layout: Layout, name: str, axes: list[Axes]) -> None:
     panels.draw_variance(variance, run, name)
     for panel, shown in ((averages, own), (distribution, own), (variance, [*own, *of_all])):
         over_steps(panel, steps)
-        panels.shade(panel, shown, steps)
+        panels.shade(panel, shown)
     panels.mark(averages, own)
     panels.mark(variance, of_all)
     _title(averages, layout.of[name])
@@ -194,9 +193,3 @@ def _foot(figure: Figure, layout: Layout, page: int, height: float) -> None:
     if stride > 1:
         words = f"each point stands for {stride} steps or more, their extremes kept"
         figure.text(1 - 0.02, y, words, ha="right", fontsize=SMALL, color=GREY)
-
-
-def shown_pages(run: History, title: str) -> Sequence[Figure]:
-    """Return all pages of a dashboard."""
-    layout = Layout.of_run(run, title)
-    return [draw(layout, page) for page in range(layout.pages)]

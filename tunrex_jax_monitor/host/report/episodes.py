@@ -1,5 +1,6 @@
 """Episodes: from where to where an alert held, how far it went, and which of them a person should see first."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -85,6 +86,7 @@ def by_severity(names: Sequence[str], found: Iterable[Episode]) -> list[str]:
 
 def _of_reward(run: History, steps: np.ndarray, name: str) -> Iterator[Episode]:
     bits = np.nan_to_num(run.array(f"{name}/alerts")).astype(np.int64)
+    column = functools.cache(lambda field: run.array(f"{name}/{field}"))
     for bit, kind in enumerate(TYPES):
         rows = list(_runs(bits >> bit & 1 == 1))
         events = [e for e in run.alerts if e.reward == name and e.type == kind]
@@ -97,7 +99,8 @@ def _of_reward(run: History, steps: np.ndarray, name: str) -> Iterator[Episode]:
             else:
                 yield _of_event(event)
         for at, (start, end) in enumerate(rows):
-            yield _episode(run, name, kind, matched.get(at), (start, end), steps)
+            peak = _peak(column, kind, slice(start, end + 1))
+            yield _episode(name, kind, matched.get(at), (start, end), steps, peak)
 
 
 def _of_event(e: AlertEvent) -> Episode:
@@ -105,7 +108,7 @@ def _of_event(e: AlertEvent) -> Episode:
 
 
 def _episode(
-    run: History, name: str, kind: str, event: AlertEvent | None, rows: tuple[int, int], steps: np.ndarray
+    name: str, kind: str, event: AlertEvent | None, rows: tuple[int, int], steps: np.ndarray, peak: float | None
 ) -> Episode:
     start, end = rows
     return Episode(
@@ -114,21 +117,21 @@ def _episode(
         first=int(steps[start]),
         last=int(steps[end]),
         is_open=end == len(steps) - 1,
-        peak=_peak(run, name, kind, slice(start, end + 1)),
+        peak=peak,
         threshold=None if event is None else event.threshold,
         message=f"{kind}: {name}" if event is None else event.message,
         remedy="" if event is None else event.remedy,
     )
 
 
-def _peak(run: History, name: str, kind: str, rows: slice) -> float | None:
+def _peak(column: Callable[[str], np.ndarray], kind: str, rows: slice) -> float | None:
     if kind == "OUTLIER":  # whichever extreme lies further from the long average
-        middle = run.array(f"{name}/ema_long")[rows]
-        ends = np.concatenate([run.array(f"{name}/{end}")[rows] for end in ("min", "max")])
+        middle = column("ema_long")[rows]
+        ends = np.concatenate([column(end)[rows] for end in ("min", "max")])
         distance = np.abs(ends - np.concatenate([middle, middle]))
         return None if np.isnan(distance).all() else float(ends[np.nanargmax(distance)])
     field, pick = _PEAKS[kind]
-    values = run.array(f"{name}/{field}")[rows]
+    values = column(field)[rows]
     return None if np.isnan(values).all() else float(pick(values))
 
 

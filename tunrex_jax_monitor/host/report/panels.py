@@ -17,6 +17,7 @@ BUCKETS, POINTS = 500, 1000  # columns of an envelope, points of a line; a panel
 FAN_BUCKETS = 250
 COLLAPSED = 0.8  # the share of groups without variance from which GROUP_COLLAPSE speaks
 _MARGIN = 0.75  # spans of the long average and the fan by which anything else may stretch the axis
+_MANY = 40  # episodes of a type in a row, from which on they are a rug
 _LANE = 0.13  # height between marks of two alert types, in axes
 
 
@@ -137,23 +138,30 @@ def draw_variance(axes: Axes, run: History, name: str) -> None:
         axes.set_ylim(bottom=0)
 
 
-def shade(axes: Axes, shown: Sequence[Episode], steps: np.ndarray) -> None:
-    """Shade episodes from their first step to their last; one of a single step is still a pixel wide."""
+def shade(axes: Axes, shown: Sequence[Episode]) -> None:
+    """Shade episodes from their first step to their last; one of a single step is still a pixel wide.
+
+    A type with very many is not shaded, which would paint everything; `mark` shows where they are.
+    """
     for kind in {e.type for e in shown}:
         spans = [(e.first, max(e.last - e.first, 0)) for e in shown if e.type == kind]
         color = style.mark(kind)[1]
-        axes.broken_barh(
-            spans, (0, 1), transform=axes.get_xaxis_transform(), facecolor=color, edgecolor=color, alpha=0.16, lw=1
-        )
+        if len(spans) <= _MANY:
+            axes.broken_barh(
+                spans, (0, 1), transform=axes.get_xaxis_transform(), facecolor=color, edgecolor=color, alpha=0.16, lw=1
+            )
 
 
 def mark(axes: Axes, shown: Sequence[Episode]) -> None:
-    """Mark where episodes begin, a shape and a height per alert type."""
+    """Mark where episodes begin, a shape and a height per alert type; very many are a rug of ticks behind one shape."""
     for lane, kind in enumerate(sorted({e.type for e in shown}, key=severity)):
         shape, color = style.mark(kind)
-        first = [e.first for e in shown if e.type == kind]
-        height = np.full(len(first), 0.07 + _LANE * lane)
+        first, height = [e.first for e in shown if e.type == kind], 0.07 + _LANE * lane
+        where = axes.get_xaxis_transform()
+        if len(first) > _MANY:
+            axes.vlines(first, height - 0.04, height + 0.04, color=color, lw=0.5, alpha=0.6, transform=where)
+        marked = first if len(first) <= _MANY else first[:1]
         axes.plot(
-            first, height, shape, color=color, ms=6, mec="white", mew=0.5, transform=axes.get_xaxis_transform(),
+            marked, [height] * len(marked), shape, color=color, ms=6, mec="white", mew=0.5, transform=where,
             clip_on=False, label=kind,
         )  # fmt: skip

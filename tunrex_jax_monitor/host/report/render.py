@@ -1,11 +1,10 @@
 """The files of the original document: periodic pictures while a run goes on, and all of them at its end.
 
 `python -m tunrex_jax_monitor.host.report.render RUN_DIR OUTPUT_DIR STEP` draws those of a step. The monitor starts it
-as a process of its own with low priority, since drawing on a thread of the training would hold that up.
+as a process of its own with low priority (`RenderChild`), since drawing on a thread of the training would hold that up.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,6 @@ from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
 from tunrex_jax_monitor.host.stats import RewardStats
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_NICENESS = 19
 _OF_STEP = ("summary_step_{}.html", "dashboard_step_{}.png")
 
 
@@ -79,8 +77,6 @@ def _drawn(visualizer: RewardVisualizer | None) -> RewardVisualizer:
 def main(arguments: list[str]) -> int:
     """Draw the pictures of one step of a run directory; return 0 when all of them are there."""
     run_dir, output_dir, step = arguments
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
     written = write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
     return 0 if len(written) == len(_OF_STEP) else 1
 

@@ -150,8 +150,8 @@ def _shift(run: History, e: Episode, now: float | None) -> str | None:
 
 def _is_recovery(run: History, e: Episode, own: Sequence[Episode], now: float | None) -> bool:
     """Return whether a jump only brought back what an earlier fall had taken, and at most half as much again."""
-    for fall in own:
-        if e.type == "SPIKE" and fall.type == "DROP" and fall.first < e.first:
+    for fall in own if e.type == "SPIKE" else ():
+        if fall.type == "DROP" and fall.first < e.first:
             level = _height(run, fall)
             if level is None or now is None or fall.peak is None or now <= level + _RECOVERED * (level - fall.peak):
                 return True
@@ -197,10 +197,12 @@ def _constant_since(run: History, e: Episode) -> int:
 
 
 def _past(own: Sequence[Episode]) -> Iterator[str]:
-    """Yield what was, the worst first, two at most."""
-    worst = sorted(own, key=lambda e: (severity(e.type), -e.first))
-    for e in worst[:2]:
+    """Yield what was, a type at a time, the worst first and two at most."""
+    kinds = sorted({e.type for e in own}, key=severity)
+    for kind in kinds[:2]:
+        same = [e for e in own if e.type == kind]
+        e = same[-1]
         span = f"step {e.first}" if e.first == e.last else f"steps {e.first}-{e.last}"
-        yield f"{e.type} at {span}, over"
-    if len(worst) > 2:
-        yield f"{len(worst) - 2} more"
+        yield f"{kind} at {span}, over" if len(same) == 1 else f"{len(same):,} times {kind}, last at {span}"
+    if len(kinds) > 2:
+        yield f"{len(kinds) - 2} more"
