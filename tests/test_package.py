@@ -15,7 +15,10 @@ import tunrex_jax_monitor
 CHECKOUT = Path(__file__).parents[1]
 PACKAGE = Path(tunrex_jax_monitor.__file__).parent
 DISTRIBUTION = "tunrex-jax-monitor"
-OPTIONAL = {"beartype", "clu", "flax", "jinja2", "matplotlib", "optax", "orbax", "tensorboardX", "tunix", "wandb"}
+OPTIONAL = {
+    *("beartype", "clu", "flax", "matplotlib", "optax", "orbax", "pyarrow", "rich", "tensorboardX", "tunix", "wandb"),
+    *("click", "jinja2"),  # come with the package; the command line and the report load them
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.grpo import GRPOMonitoringIntegration as GRPOMonitoringIntegration
     from tunrex_jax_monitor.grpo import setup_grpo_monitoring as setup_grpo_monitoring
     from tunrex_jax_monitor.host.detector import RewardAnomalyDetector as RewardAnomalyDetector
+    from tunrex_jax_monitor.host.doctor import diagnose as diagnose
     from tunrex_jax_monitor.host.functions import RewardFunctionMonitor as RewardFunctionMonitor
     from tunrex_jax_monitor.host.functions import RewardFunctionWrapper as RewardFunctionWrapper
     from tunrex_jax_monitor.host.history import History as History
@@ -68,6 +69,7 @@ _HOME = {
     "WandbSink": "host.sinks.wandb",
     "attach_to_tunix": "host.tunix",
     "create_monitoring_summary_html": "host.report.page",
+    "diagnose": "host.doctor",
     "format_summary": "host.sinks.console",
     "read_manifest": "host.rundir",
     "read_records": "host.rundir",

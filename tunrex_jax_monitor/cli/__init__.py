@@ -52,7 +52,11 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    epilog="Exit status: 0 all well, 1 something was found, 2 wrong usage or input that cannot be read.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="tunrex-jax-monitor", prog_name="tunrex-jax-monitor")
 def commands() -> None:
     """Look at the rewards of a run: what went wrong, when, and how badly.
