@@ -13,7 +13,7 @@ from tunrex_jax_monitor.host.report.html.panels import Panels
 from tunrex_jax_monitor.host.report.html.points import Points, choose
 
 POINTS = 18_000  # over all rewards: some 40 bytes each
-FEWEST, MOST = 600, 6000  # per reward
+FEWEST, MOST = 800, 6000  # per reward
 HEAT_CELLS = 2400  # columns of heat maps over all rewards
 FEWEST_HEAT, MOST_HEAT = 100, 240
 SIGNS = {  # the shapes that pictures have too
@@ -31,8 +31,8 @@ SIGNS = {  # the shapes that pictures have too
 def shared(among: int, budget: int, fewest: int, most: int) -> int:
     """Return each reward's part of a budget.
 
-    >>> [shared(rewards, 18_000, 600, 6000) for rewards in (1, 9, 33)]
-    [6000, 2000, 600]
+    >>> [shared(rewards, 18_000, 800, 6000) for rewards in (1, 9, 33)]
+    [6000, 2000, 800]
     """
     return min(max(budget // max(among, 1), fewest), most)
 

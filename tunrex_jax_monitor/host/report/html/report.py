@@ -5,7 +5,7 @@ from typing import Any
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.differences import rewards_of
-from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, by_severity, episodes
+from tunrex_jax_monitor.host.report.episodes import Episode, by_severity, episodes
 from tunrex_jax_monitor.host.report.html import drawings, tables
 from tunrex_jax_monitor.host.report.html.payload import payload, points_of
 from tunrex_jax_monitor.host.report.html.provenance import provenance
@@ -30,7 +30,8 @@ def report(run: History, title: str) -> str:
     """Return the page of a run."""
     found, rewards = episodes(run), rewards_of(run)
     points = points_of(run, found)
-    rows = {name: _row(run, i, name, found) for i, name in enumerate(rewards)}
+    judged = {verdict.reward: verdict for verdict in (*verdicts(run, found), total_verdict(run, found))}
+    rows = {name: _row(run, i, judged[name], found) for i, name in enumerate(rewards)}
     ordered = [rows[name] for name in by_severity(rewards, found)]
     context: dict[str, Any] = {
         "title": title,
@@ -44,9 +45,9 @@ def report(run: History, title: str) -> str:
     return render("report.html", payload(run, points, found, title), **context)
 
 
-def _row(run: History, index: int, name: str, found: list[Episode]) -> Row:
+def _row(run: History, index: int, verdict: Verdict, found: list[Episode]) -> Row:
+    name = verdict.reward
     own = [episode for episode in found if episode.reward == name]
-    (verdict,) = [total_verdict(run, own)] if name == TOTAL else [v for v in verdicts(run, own) if v.reward == name]
     return Row(
         index=index,
         reward=name,
