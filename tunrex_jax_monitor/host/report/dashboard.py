@@ -41,7 +41,7 @@ ROWS = 8  # rewards on a page
 _TOP, _ROW, _BOTTOM = 1.15, 1.62, 0.62  # inches
 _COLUMNS = ((0.62, 5.2), (6.42, 3.7), (10.62, 2.15))  # left edge and width of the panels, inches
 _PANEL = 1.12  # height, inches
-_NUMBERS = (6.42, 7.4, 8.6, 9.7, 11.1)  # left edges of now, change, best, share without variance, alerts, in inches
+_NUMBERS = (6.42, 7.4, 8.7, 9.75, 11.1)  # left edges of now, change, best, share without variance, alerts, in inches
 _ABOVE = 1.12  # where the title of a row stands, in axes
 
 

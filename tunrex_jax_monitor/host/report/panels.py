@@ -51,10 +51,12 @@ def _draw_fan(axes: Axes, run: History, name: str) -> None:
     starts = bucket_starts(len(steps), FAN_BUCKETS)
     if not len(starts):
         return
-    ends = np.append(starts[1:], len(steps)) - 1
+    ends = steps[np.append(starts[1:], len(steps)) - 1]
+    x = np.append(min(run.steps().min(initial=ends[0]), ends[0]), ends)
     for low, high, alpha in (("p10", "p90", 0.25), ("p25", "p75", 0.35)):
-        lower, upper = (aggregate(run.emissions.array(f"{name}/{key}"), starts, "mean") for key in (low, high))
-        axes.fill_between(steps[ends], lower, upper, color=style.SKY, alpha=alpha, lw=0)
+        edges = [aggregate(run.emissions.array(f"{name}/{key}"), starts, "mean") for key in (low, high)]
+        lower, upper = (np.append(edge[:1], edge) for edge in edges)  # a quantile speaks for the steps before it
+        axes.fill_between(x, lower, upper, color=style.SKY, alpha=alpha, lw=0, step="pre")
 
 
 def limit(axes: Axes, steps: np.ndarray, mean: np.ndarray, usual: np.ndarray) -> None:
