@@ -56,7 +56,7 @@ def test_a_run_that_is_there_is_kept_and_so_is_a_report(demo, tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "expected"), [
-    (("--inject", "flood"), "--inject: got 'flood', allowed: nan, drop, flatline, collapse, or none"),
+    (("--inject", "flood"), "--inject: got 'flood', allowed: nan, drop, collapse, flatline, or none"),
     (("--inject", ""), "--inject: got ''"),
     (("--steps", "50"), "--steps: got 50, allowed: at least 200"),
     (("--steps", "0"), "0 is not in the range"),
@@ -70,7 +70,7 @@ def test_what_cannot_be_made_is_refused_at_once(tmp_path, arguments, expected):
 def test_faults_do_not_overlap_and_hit_the_reward_they_name():
     names = synthetic.reward_names(1)
     planted = synthetic.plant(list(FAULTS), names, 200)
-    assert [one.reward for one in planted] == ["format", "format", "format", "reward"]
+    assert [one.reward for one in planted] == ["format", "format", "reward", "format"]
     for one, after in itertools.pairwise(planted):
         assert one.last < after.first
     assert synthetic.reward_names(6) == ("format", "answer", "brevity", "helpfulness", "reward_5", "reward_6")

@@ -47,4 +47,4 @@ def test_each_command_does_what_it_says(folder, line):
 
 def test_every_command_is_in_the_readme():
     out = spawn("--help").stdout.split("Commands:\n")[1]
-    assert {line.split()[1] for line in COMMANDS[1].splitlines()} == set(re.findall(r"^  (\w+)", out, flags=re.M))
+    assert {line.split()[1] for line in COMMANDS[1].splitlines()} == set(re.findall(r"^  (\w+)  +\w", out, flags=re.M))

@@ -36,8 +36,8 @@ class Fault:
 FAULTS = {
     "nan": Fault("a few samples are NaN", "NONFINITE", 0, 0.3, 0.31),
     "drop": Fault("pays a tenth", "DROP", 1, 0.45, 0.6),
-    "flatline": Fault("returns 0.7 whatever the completion", "FLATLINE", 2, 0.66, 0.78),
-    "collapse": Fault("every completion of a prompt gets the same rewards", "GROUP_COLLAPSE", None, 0.82, 1.0),
+    "collapse": Fault("every completion of a prompt gets the same rewards", "GROUP_COLLAPSE", None, 0.64, 0.82),
+    "flatline": Fault("returns 0.7 whatever the completion", "FLATLINE", 2, 0.88, 1.0),
 }
 
 
