@@ -36,8 +36,8 @@ def page(run: History, title: str | None = None) -> str:
       run: what is shown.
       title: above it.
     """
-    step = 0 if run.last is None else run.last.step
-    return report(run, f"Rewards up to step {step:,}" if title is None else title)
+    heading = "Rewards: no step yet" if run.last is None else f"Rewards up to step {run.last.step:,}"
+    return report(run, heading if title is None else title)
 
 
 def comparison_page(runs: Mapping[str, History], title: str | None = None) -> str:

@@ -64,15 +64,17 @@ def test_ten_thousand_alerts_stay_within_the_budget():
     assert len(page(noise(10_000, 8, alerts)).encode()) <= 1_000_000
 
 
-def test_the_policy_names_the_scripts_of_the_page_and_nothing_else():
+def test_the_policy_names_scripts_and_style_of_the_page_and_nothing_else():
     text = page(run())
     policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
-    hashes = {base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts}
-    assert len(scripts) == 2
+    styles = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    hashes = {base64.b64encode(hashlib.sha256(own.encode()).digest()).decode() for own in (*scripts, *styles)}
+    assert (len(scripts), len(styles)) == (2, 1)
     assert set(re.findall(r"'sha256-([^']*)'", policy)) == hashes
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy.replace("style-src 'unsafe-inline'", "")
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    assert "style=" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
 
 
 def test_nothing_is_fetched_from_elsewhere():

@@ -16,6 +16,7 @@ const KEYS = {
 function onKey(event) {
   const act = KEYS[event.key];
   if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key.startsWith("Arrow") && event.target.closest?.(".wide")) return; // a wide table scrolls by them
   event.preventDefault();
   act(event);
 }

@@ -14,7 +14,8 @@ function zoom(low, high, { remember = true } = {}) {
   [view.low, view.high] = ends[0] === ends[1] ? [ends[0] - 1, ends[0] + 1] : [low, high];
   rescale();
   const isWhole = view.low <= ends[0] && view.high >= ends[1];
-  status.textContent = isWhole ? `All steps: ${span(...ends)}` : `Steps ${span(Math.round(low), Math.round(high))}`;
+  if (!points.last.length) status.textContent = "No steps yet";
+  else status.textContent = isWhole ? `All steps: ${span(...ends)}` : `Steps ${span(Math.round(low), Math.round(high))}`;
   if (remember) writeAddress(isWhole);
 }
 
