@@ -1,6 +1,6 @@
 """How long drawing holds up a training loop: not at all, in a process of its own, or on a thread.
 
-    python benchmarks/pauses.py                # about two minutes
+    python benchmarks/pauses.py                # about three minutes
     python benchmarks/pauses.py --rounds 30
 
 A run directory of 8 rewards and 10,000 steps is written first. The loop is a jitted step of a few milliseconds and a
@@ -139,7 +139,7 @@ def main() -> None:
     print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
     print(f"Median (quartiles) of {rounds} interleaved rounds; ratios within a round.\n")
     print(
-        "| drawn | worst pause, ms | against nothing | 1 step in 100 pauses for, ms | step, ms | steps per second, against nothing |"
+        "| drawn | worst pause, ms | against nothing | 1 step in 100 pauses for, ms | step, ms | steps per s, relative |"
     )
     print("|---|---|---|---|---|---|")
     base = found["nothing"]
