@@ -91,6 +91,13 @@ def test_wandb_gets_each_record_at_its_own_step_and_no_alert_is_sent(tmp_path):
     assert any("alerts/table" in row for row in run.history)
 
 
+@pytest.mark.parametrize("arguments", [
+    ("--to", "csv", "--project", "p"), ("--to", "tensorboard", "--offline"), ("--to", "wandb", "-o", "-"),
+])  # fmt: skip
+def test_an_option_of_another_target_is_refused(arguments):
+    assert "allowed: " in call("export", run_dir(), *arguments, code=2).stderr
+
+
 def test_an_export_file_has_all_steps_and_one_record(tmp_path):
     path = export_file(tmp_path / "monitoring_data.json")
     assert len(rows(path)) == STEPS

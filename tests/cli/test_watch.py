@@ -1,6 +1,7 @@
 """`watch` as a process, while this one writes the run."""
 
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
@@ -104,6 +105,15 @@ def test_garbage_is_told_and_left_out(tmp_path):
     with watching(tmp_path) as process:
         assert process.stdout.readline().startswith("step 3 ")
         assert interrupt(process) == (0, f"{tmp_path}: left out 1 line of another form than a record's\n")
+
+
+def test_a_record_that_holds_something_else_than_numbers_is_left_out(tmp_path):
+    odd = dataclasses.replace(record(1), scalars={"a/ema_short": "high"})
+    (tmp_path / "records.jsonl").write_text(f"{odd.to_json()}\n{record(2).to_json()}\n")
+    with watching(tmp_path) as process:
+        assert process.stdout.readline().startswith("step 2 ")
+        code, stderr = interrupt(process)
+    assert (code, stderr.count("left out the record of step 1")) == (0, 1)
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(tmp_path):

@@ -4,21 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tunrex_jax_monitor.cli import drawing, synthetic
 from tunrex_jax_monitor.cli.alerts import table_of
-from tunrex_jax_monitor.cli.options import (
-    FOUND,
-    PATH,
-    Problem,
-    echo_json,
-    force_option,
-    json_option,
-    tell,
-)
+from tunrex_jax_monitor.cli.options import FOUND, PATH, Problem, echo_json, force_option, json_option, tell
 from tunrex_jax_monitor.cli.progress import progress
 from tunrex_jax_monitor.cli.synthetic import FAULTS, Planted
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
@@ -26,9 +18,6 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.episodes import episodes
 from tunrex_jax_monitor.host.report.text import plural
 from tunrex_jax_monitor.host.rundir import RECORDS
-
-if TYPE_CHECKING:
-    pass
 
 _NONE = "none"
 

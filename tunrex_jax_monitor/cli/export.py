@@ -13,6 +13,7 @@ import click
 from tunrex_jax_monitor.cli.options import (
     PATH,
     STDOUT,
+    Problem,
     echo_json,
     force_option,
     json_option,
@@ -27,6 +28,7 @@ from tunrex_jax_monitor.cli.replay import missing, replay
 from tunrex_jax_monitor.cli.runs import beside, find, read, records_of
 from tunrex_jax_monitor.host.files import replacing
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.text import plural
 
 Rows = tuple[Sequence[str], Iterable[Sequence[Any]]]
 _ALERT = ("step", "reward", "type", "value", "threshold", "message", "remedy")
@@ -57,19 +59,28 @@ _ALERT = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 @force_option
 def export(run: Path, target: str, table: str, output: Path | None, as_json: bool, force: bool, **wandb: Any) -> None:
     """Write RUN as a table, or replay its records into W&B or TensorBoard, each at its own step."""
+    _check(target, output, wandb)
     path = find(run)
     require_one_stdout(output, as_json)
     if target in ("csv", "parquet"):
         output = output or beside(path, f"{table}.{target}")
-        rows = _write_table(path, target, table, output, force)
-        done = {"rows": rows}
+        noun, count = "row", _write_table(path, target, table, output, force)
     else:
-        output = output or beside(path, target)
-        done = {"records": replay(path, target, output, force, wandb)}
+        output = output or beside(path, "" if target == "wandb" else target)  # wandb makes a directory of its name
+        noun, count = "record", replay(path, target, output, force, wandb)
     if as_json:
-        echo_json({"run": str(path), "to": target, "output": str(output), **done})
+        echo_json({"run": str(path), "to": target, "output": str(output), f"{noun}s": count})
     else:
-        tell(f"{output}: {', '.join(f'{count} {what}' for what, count in done.items())}")
+        tell(f"{output}: {plural(count, noun)}")
+
+
+def _check(target: str, output: Path | None, wandb: Mapping[str, Any]) -> None:
+    """Refuse options that belong to another target."""
+    for option, value in wandb.items():
+        if value and target != "wandb":
+            raise Problem(f"--{option}: got {value!r} with --to {target}, allowed: with --to wandb. Leave it out.")
+    if str(output) == STDOUT and target in ("wandb", "tensorboard"):
+        raise Problem(f"output: got '-' with --to {target}, allowed: a directory. Name one, or leave it out.")
 
 
 def _write_table(path: Path, target: str, table: str, output: Path, force: bool) -> int:

@@ -40,7 +40,10 @@ class View:
         if news.damaged:
             tell(f"{path}: left out {plural(news.damaged, 'line')} of another form than a record's")
         for record in news.records:
-            self.record(record)
+            try:
+                self.record(record)
+            except (TypeError, ValueError, AttributeError, OverflowError):
+                tell(f"{path}: left out the record of step {record.step!r}, which holds something else than numbers")
 
     def restart(self, path: Path) -> None:
         """Show that another run goes on from here."""
@@ -90,18 +93,18 @@ class Screen(View):
         from rich.live import Live
 
         self._history, self._path = History(), Path()
-        self._live = Live(
-            get_renderable=self._draw, refresh_per_second=2, redirect_stdout=False
-        )  # a proxy has no encoding
+        # A thread of rich would read the history while it grows; its proxy for stdout knows no encoding.
+        self._live = Live(auto_refresh=False, redirect_stdout=False)
 
     def display(self) -> contextlib.AbstractContextManager[object]:
-        """Return what draws the table twice a second."""
+        """Return the place of the table."""
         return self._live
 
     def show(self, path: Path, news: News) -> None:
-        """Take in the news."""
+        """Take in the news, and draw."""
         self._path = path
         super().show(path, news)
+        self._live.update(self._draw(), refresh=True)
 
     def restart(self, path: Path) -> None:
         """Begin with an empty table."""

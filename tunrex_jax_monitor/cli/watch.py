@@ -35,7 +35,7 @@ def watch(run: Path, every: float, as_json: bool) -> None:
 
 
 def follow(given: Path, every: float) -> Iterator[tuple[Path, News]]:
-    """Yield what is new, for ever; the newest run inside of a directory takes the place of the one before."""
+    """Yield what each look finds, for ever; the newest run in a directory takes the place of the one before."""
     follower: Follower | None = None
     if newest_in(given) is None:
         tell(f"waiting for a run in {given}")
@@ -44,6 +44,8 @@ def follow(given: Path, every: float) -> Iterator[tuple[Path, News]]:
         if path is not None and (follower is None or path != follower.run_dir):
             yield path, News(restarted=follower is not None)
             follower = Follower(path)
-        while follower is not None and (news := follower.poll()):
+        news = News(restarted=True)
+        while follower is not None and news:
+            news = follower.poll()
             yield follower.run_dir, news
         time.sleep(every)
