@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import math
 
 from tests.host.report import runs
+from tests.host.support import make_record
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent
 from tunrex_jax_monitor.host.report.page import comparison_page, page
@@ -39,6 +41,13 @@ def noisy():
     return History.of([*records, dataclasses.replace(last, alerts=alerts)])
 
 
+def gaps():
+    """A run in which every second step has no data."""
+    wave = [None if step % 2 else math.sin(step / 20) for step in range(200)]
+    series = {"step": list(range(200)), **{f"a/{key}": wave for key in ("mean", "ema_short", "ema_long")}}
+    return History.of([make_record(199, names=("a",), series=series)])
+
+
 def compared():
     return {
         "baseline": run(SHORT, 4),
@@ -56,6 +65,7 @@ MAKERS = {
     "one": lambda: page(run(1, 3)),
     "blind": lambda: page(blind()),
     "noisy": lambda: page(noisy()),
+    "gaps": lambda: page(gaps()),
     "no-groups": lambda: page(run(300, 1, group_size=None)),
     "comparison": lambda: comparison_page(compared()),
 }

@@ -59,6 +59,7 @@ def digits(value):
 def export(page, kind, scope="nav"):
     with page.expect_download() as download:
         page.locator(f"{scope} button[data-do={kind}]").click()
+    assert re.fullmatch(rf"rewards-\d+-\d+\.{kind}", download.value.suggested_filename)
     return download.value.path().read_text(encoding="utf-8")
 
 
@@ -243,6 +244,18 @@ def test_exports_hold_what_the_records_hold(visit, address):
             np.testing.assert_allclose(
                 reward["columns"]["p10"], [emissions[end][f"{name}/p10"] for end in ends], rtol=1e-7
             )
+
+
+def test_steps_between_gaps_are_seen(visit):
+    page = visit("gaps", "#reward=0")
+    ink = """() => {
+      const canvas = document.querySelector("#reward-0 canvas"), plot = document.querySelector("#reward-0 .u-over");
+      const scale = canvas.width / canvas.clientWidth, box = [plot.offsetLeft, plot.offsetTop, plot.clientWidth, 120];
+      const pixels = canvas.getContext("2d").getImageData(...box.map((side) => side * scale)).data;
+      const vivid = (at) => pixels[at + 3] > 100 && Math.abs(pixels[at] - pixels[at + 2]) > 60;
+      return Array.from({ length: pixels.length / 4 }, (_, at) => vivid(4 * at)).filter(Boolean).length;
+    }"""
+    assert page.evaluate(ink) > 1000
 
 
 def test_one_reward_can_be_exported_alone(visit):

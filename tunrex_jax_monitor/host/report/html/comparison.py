@@ -111,9 +111,9 @@ def _section(index: int, reward: str, runs: Sequence[Run], found: Sequence[Diffe
     has = [reward in rewards_of(run.history) for run in runs]
     falls = [d.relative for d in found if d.reward == reward and d.metric == "mean"]
     rows = [
-        (metric, _cells([d for d in found if d.reward == reward and d.metric == metric], len(runs)))
+        (metric, _cells(of))
         for metric in METRICS
-        if any(d.reward == reward and d.metric == metric for d in found)
+        if (of := [d for d in found if d.reward == reward and d.metric == metric])
     ]
     return Section(
         index=index,
@@ -125,9 +125,7 @@ def _section(index: int, reward: str, runs: Sequence[Run], found: Sequence[Diffe
     )
 
 
-def _cells(of: Sequence[Difference], runs: int) -> list[Cell]:
-    if not of:
-        return [Cell("n/a")] * runs
+def _cells(of: Sequence[Difference]) -> list[Cell]:
     return [Cell(_figure(of[0], of[0].base)), *(Cell(_figure(d, d.value), _change(d), _status(d)) for d in of)]
 
 

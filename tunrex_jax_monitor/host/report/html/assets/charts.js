@@ -9,26 +9,34 @@ function drawLines(section, panel, target) {
   for (const band of panel.bands) {
     const stroke = () => color(band.color, band.outline);
     bands.push({ series: [series.length + 1, series.length], fill: () => color(band.color, band.opacity) });
+    const points = { show: false, filter: band.outline ? lonely : () => null };
     for (const values of [band.low, band.high]) {
-      series.push({ stroke, width: band.outline ? 1 : 0, points: { show: false } });
+      series.push({ stroke, width: band.outline ? 1 : 0, points });
       data.push(values);
     }
   }
   for (const line of panel.lines) {
     const fill = line.area ? () => color(line.color, 0.25) : undefined;
-    const stroke = () => color(line.color);
-    series.push({ stroke, fill, fillTo: 0, width: line.width, dash: line.dash, spanGaps: line.spans, points: { show: isLonely } });
+    const stroke = () => color(line.color), dots = { show: false, filter: line.spans ? only : lonely };
+    series.push({ stroke, fill, fillTo: 0, width: line.width, dash: line.dash, spanGaps: line.spans, points: dots });
     data.push(line.values);
   }
-  const hooks = { drawClear: [(u) => shade(u, section)], draw: [(u) => guide(u, panel), (u) => mark(u, section, panel), (u) => sayEmpty(u, data.slice(1))] };
+  const above = [(u) => guide(u, panel), (u) => mark(u, section, panel), (u) => sayEmpty(u, data.slice(1))];
+  const hooks = { drawClear: [(u) => shade(u, section)], draw: above };
   return new uPlot(options(section, panel, target, { series, bands, hooks }), data, target);
 }
 
-/** A point without neighbours is seen as a dot; others as a line. */
-function isLonely(u, index) {
-  const [low, high] = u.series[0].idxs;
-  const values = u.data[index].slice(low, high + 1);
-  return values.filter((value) => value !== null).length === 1;
+/** The points without neighbours, which no line goes through: they become dots. */
+function lonely(u, index) {
+  const values = u.data[index];
+  const has = (at) => values[at] !== null && values[at] !== undefined;
+  return values.flatMap((_, at) => (has(at) && !has(at - 1) && !has(at + 1) ? [at] : []));
+}
+
+/** The same where lines span gaps: a point that is the only one. */
+function only(u, index) {
+  const known = u.data[index].flatMap((value, at) => (value === null ? [] : [at]));
+  return known.length === 1 ? known : null;
 }
 
 function options(section, panel, target, given) {
@@ -42,7 +50,10 @@ function options(section, panel, target, given) {
     height: panel.height,
     padding: [panel.marks ? 18 : 8, 22, 0, 0],
     legend: { show: false },
-    scales: { x: { time: false, range: () => [view.low, view.high] }, y: { range: (u, low, high) => limits(panel, low, high) } },
+    scales: {
+      x: { time: false, range: () => [view.low, view.high] },
+      y: { range: (u, low, high) => limits(panel, low, high) },
+    },
     axes: [
       { stroke: ink, grid, ticks: grid, values, incrs: WHOLE, size: 28, font: FONT, ...quiet },
       { stroke: ink, grid, ticks: { show: false }, values: numbers, size: AXIS_WIDTH, font: FONT, gap: 6, space: 28 },
@@ -61,8 +72,9 @@ function options(section, panel, target, given) {
 function limits(panel, low, high) {
   if (panel.range) return panel.range;
   if (view.isFitted) {
-    const calm = [...panel.lines.map((line) => line.values), ...panel.bands.filter((band) => !band.outline).flatMap((band) => [band.low, band.high])];
-    const values = calm.flatMap((column) => visible(column)).filter((value) => value !== null);
+    const spread = panel.bands.filter((band) => !band.outline).flatMap((band) => [band.low, band.high]);
+    const columns = [...panel.lines.map((line) => line.values), ...spread];
+    const values = columns.flatMap(visible).filter((value) => value !== null);
     if (values.length) [low, high] = [values.reduce(least), values.reduce(greatest)];
   }
   if (low === null) return [0, 1];
@@ -73,13 +85,10 @@ function limits(panel, low, high) {
 function guide(u, panel) {
   if (panel.guide === null) return;
   const y = u.valToPos(panel.guide, "y", true);
-  stroke(u, () => u.ctx.moveTo(u.bbox.left, y) || u.ctx.lineTo(u.bbox.left + u.bbox.width, y));
-}
-
-function stroke(u, path) {
   u.ctx.save();
   u.ctx.beginPath();
-  path();
+  u.ctx.moveTo(u.bbox.left, y);
+  u.ctx.lineTo(u.bbox.left + u.bbox.width, y);
   u.ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
   u.ctx.strokeStyle = color("muted");
   u.ctx.stroke();

@@ -45,7 +45,7 @@ const FORMATS = { csv: [toCsv, "text/csv"], json: [toJson, "application/json"] }
 function download(format, chosen) {
   const [write, type] = FORMATS[format], link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([write(chosen)], { type }));
-  link.download = `${payload.file}.${format}`;
+  link.download = `rewards-${Math.round(view.low)}-${Math.round(view.high)}.${format}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }

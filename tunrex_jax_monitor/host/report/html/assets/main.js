@@ -24,7 +24,7 @@ for (const element of document.querySelectorAll(".scripted")) element.hidden = f
 addEventListener("keydown", onKey);
 addEventListener("hashchange", readAddress);
 addEventListener("resize", () => sections.forEach(resize));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => everyChart((chart) => chart.redraw(false)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
 
 let screenTheme = "";
 addEventListener("beforeprint", () => {

@@ -32,10 +32,15 @@ const probe = document.createElement("span");
 probe.hidden = true;
 document.body.append(probe);
 
+const palette = new Map(); // emptied when the theme changes
+
 /** What a colour of the style sheet is in the theme of now; a canvas knows no variables. */
 function color(name, opacity = 1) {
-  probe.style.color = `var(--${name})`;
-  const rgb = getComputedStyle(probe).color;
+  if (!palette.has(name)) {
+    probe.style.color = `var(--${name})`;
+    palette.set(name, getComputedStyle(probe).color);
+  }
+  const rgb = palette.get(name);
   return opacity === 1 ? rgb : rgb.replace("rgb(", "rgba(").replace(")", `, ${opacity})`);
 }
 

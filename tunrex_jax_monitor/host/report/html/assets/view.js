@@ -83,6 +83,11 @@ function toggleFit() {
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
+  repaint();
+}
+
+function repaint() {
+  palette.clear();
   everyChart((chart) => chart.redraw(false));
 }
 
