@@ -138,9 +138,7 @@ def main() -> None:
     print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, JAX on {jax.default_backend()}")
     print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
     print(f"Median (quartiles) of {rounds} interleaved rounds; ratios within a round.\n")
-    print(
-        "| drawn | worst pause, ms | against nothing | 1 step in 100 pauses for, ms | step, ms | steps per s, relative |"
-    )
+    print("| drawn | worst pause, ms | against nothing | 1 in 100 pauses for, ms | step, ms | steps per s, relative |")
     print("|---|---|---|---|---|---|")
     base = found["nothing"]
     for name, values in found.items():

@@ -10,7 +10,7 @@ from tests.host.support import make_record
 from tunrex_jax_monitor.host import emissions
 from tunrex_jax_monitor.host.files import to_json
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.record import Histogram, Record
+from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 
 STEPS = 500
 
@@ -99,6 +99,30 @@ def test_emissions_are_bounded(monkeypatch):
     for step, histogram in kept.histograms("a"):
         assert step % kept.histogram_stride == 0
         assert histogram.counts == [step]
+
+
+def test_a_run_that_went_back_counts_updates_in_its_pictures():
+    made = []
+    for update, first in ((4, 0), (8, 4), (12, 2), (16, 6)):  # back to step 2 after step 7
+        steps = list(range(first, first + 4))
+        alert = AlertEvent(3, "a", "DROP", "DROP: a", "Go.") if first == 2 else None
+        series = {"step": steps, "a/mean": [float(step) for step in steps], "a/alerts": [0, 2 * (first == 2), 0, 0]}
+        shown = {"a/histogram": Histogram([1], [0.0, 1.0])}
+        alerts = (alert,) if alert else ()
+        made.append(Record(steps[-1], update, 0.0, {"a/p10": 0.5}, shown, series, alerts, names=("a",)))
+    history = History.of(made)
+    ordered = history.in_order()
+    assert history.series["step"] == [0, 1, 2, 3, 4, 5, 6, 7, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert (ordered.axis, ordered.series["step"]) == ("update", list(range(16)))
+    assert ordered.series["a/mean"] == history.series["a/mean"]
+    assert ordered.emissions.steps.tolist() == [3, 7, 11, 15]
+    assert [step for step, _ in ordered.emissions.histograms("a")] == [3, 7, 11, 15]
+    assert [alert.step for alert in ordered.alerts] == [3]
+    assert ordered.last == history.last
+
+
+def test_a_run_whose_steps_go_on_is_left_as_it_is(history):
+    assert history.in_order() is history
 
 
 def test_an_empty_run_has_the_names_of_its_manifest(tmp_path):

@@ -103,6 +103,11 @@ class Columns(Mapping[str, list[Any]]):
         if after > self._most():
             self._thin()
 
+    def set(self, name: str, values: Iterable[Any]) -> None:
+        """Put other values, as many, in the place of a column."""
+        self._columns.pop(name, None)
+        self._extend(name, list(values), 0)
+
     def replace_last(self, given: Mapping[str, Iterable[Any]]) -> None:
         """Put one row in the place of the last."""
         for column in self._columns.values():

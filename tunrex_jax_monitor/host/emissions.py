@@ -5,7 +5,7 @@ every second one is left out, so that each one kept is a window as it was. 32 re
 """
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,6 +103,13 @@ class Emissions:
         copy._histograms = {name: list(kept) for name, kept in self._histograms.items()}
         copy._every, copy._seen, copy._last_update = self._every, self._seen, self._last_update
         return copy
+
+    def renumber(self, rows_of: Callable[[list[int]], list[int]]) -> None:
+        """Put something else in the place of the steps; `rows_of` gets those of all rows, or histograms, in order."""
+        self.scalars.set("step", rows_of(self.steps.tolist()))
+        for name, kept in self._histograms.items():
+            rows = rows_of([packed.step for packed in kept])
+            self._histograms[name] = [p._replace(step=row) for p, row in zip(kept, rows, strict=True)]
 
     def to_export(self) -> dict[str, Any]:
         """Return a JSON-ready object."""

@@ -4,11 +4,13 @@ It is a sink, so it fills beside a run; it reads a run directory or a `monitorin
 also while the run goes on, and after it was killed. Memory is bounded: see `Columns` and `Emissions`.
 """
 
+import bisect
 import json
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ class History:
       alerts: what began, oldest first.
       last: the newest record, or None.
       manifest: what the run is: versions, devices, start, `config`; empty where it is not known.
+      axis: what `steps` counts: "step", or after `in_order` maybe "update".
     """
 
     durable = True  # an append is never slow
@@ -46,6 +49,7 @@ class History:
         self.alerts: list[AlertEvent] = []
         self.last: Record | None = None
         self.manifest: dict[str, Any] = {}
+        self.axis = "step"
         self._lock = threading.Lock()
 
     @property
@@ -94,6 +98,22 @@ class History:
             copy.names, copy.alerts, copy.last, copy.manifest = self.names, self.alerts, self.last, self.manifest
         if copy.last is None or record.update > copy.last.update:
             copy.write(record)
+        return copy
+
+    def in_order(self) -> "History":
+        """Return itself where the steps never go back, else a copy that counts updates in their place.
+
+        A run that went back to a checkpoint, or counts each epoch from 0, has been at some steps twice.
+        """
+        steps = self.steps()
+        if not (np.diff(steps) < 0).any():
+            return self
+        copy = self.with_record(Record(step=0, update=-1, time=0.0, scalars={}))
+        copy.axis = "update"
+        copy.series.set("step", range(len(steps)))
+        copy.emissions.renumber(partial(_rows_of, steps.tolist()))
+        rows = _rows_of(steps.tolist(), [event.step for event in copy.alerts])
+        copy.alerts = [replace(event, step=row) for event, row in zip(copy.alerts, rows, strict=True)]
         return copy
 
     @classmethod
@@ -224,6 +244,19 @@ class History:
                 "manifest": {key: value for key, value in self.manifest.items() if key != "config"},
                 "config": self.config,
             }
+
+
+def _rows_of(steps: list[int], given: list[int]) -> list[int]:
+    """Return the row of each given step, where both go on in the same order, and steps may come again."""
+    rows: dict[int, list[int]] = {}
+    for row, step in enumerate(steps):
+        rows.setdefault(step, []).append(row)
+    found, row = [], 0
+    for step in given:
+        later = rows.get(step, [])
+        row = later[at] if (at := bisect.bisect_left(later, row)) < len(later) else row
+        found.append(row)
+    return found
 
 
 def _at(series: Columns, steps: np.ndarray, event: AlertEvent) -> dict[str, Any]:

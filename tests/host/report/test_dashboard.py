@@ -229,6 +229,29 @@ def test_steps_that_jump_are_drawn_where_they_are():
     assert lines(figure.axes[0])[0][0].tolist() == [0, 1000, 50_000]
 
 
+def test_steps_that_go_back_are_drawn_one_after_the_other():
+    series = {"step": [0, 1, 2, 1, 2, 3], "a/mean": [0.0] * 6, "a/ema_short": [float(i) for i in range(6)]}
+    run = History.of([Record(3, 6, 0.0, {}, {}, series, names=("a",))])
+    axes = dashboard(run, "").axes[0]
+    assert lines(axes)[0][0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert axes.get_xlabel() == "update"
+
+
+def test_a_long_verdict_leaves_the_numbers_room():
+    names = ("W" * 200, "name_of_some_thirty_letters_xx")
+    made = History.of(runs.records(300, names=names))
+    bits = np.zeros(300, int)
+    bits[10:20], bits[30:200:3] = 32, 1
+    for name in names:
+        made.series.set(f"{name}/alerts", bits)
+    figure = dashboard(made, "")
+    figure.canvas.draw()
+    for axes in figure.axes[::3]:
+        verdict = next(t for t in axes.texts if t.get_text().startswith("NONFINITE"))
+        now = next(t for t in axes.texts if t.get_text().startswith("now "))
+        assert verdict.get_window_extent().x1 < now.get_window_extent().x0
+
+
 def test_a_folded_series_is_said_to_be_one(run):
     folded = History.of(runs.records(STEPS)[:2])
     folded.series.stride = 4

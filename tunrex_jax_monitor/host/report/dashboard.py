@@ -4,7 +4,9 @@ Three panels share the steps: the averages over the fan of the window's quantile
 distribution as a heat map, the share of groups without variance. Alert episodes are shaded through all of them.
 """
 
+import textwrap
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,12 +31,14 @@ from tunrex_jax_monitor.host.report.style import (
     STATUS,
     VERMILLION,
     finish,
+    fit,
     legend_of,
     over_steps,
     safe,
     say_empty,
+    width_of,
 )
-from tunrex_jax_monitor.host.report.text import number, plural, share, signed
+from tunrex_jax_monitor.host.report.text import display_name, number, plural, share, signed
 from tunrex_jax_monitor.host.report.verdict import Verdict, total_verdict, verdicts
 
 ROWS = 8  # rewards on a page
@@ -43,6 +47,8 @@ _COLUMNS = ((0.62, 5.2), (6.42, 3.7), (10.62, 2.15))  # left edge and width of t
 _PANEL = 1.12  # height, inches
 _NUMBERS = (6.42, 7.4, 8.7, 9.75, 11.1)  # left edges of now, change, best, share without variance, alerts, in inches
 _ABOVE = 1.12  # where the title of a row stands, in axes
+_NAME = 3.3  # inches of a name, at most
+_GAP = 8  # points between name, verdict and numbers
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Layout:
     @classmethod
     def of_run(cls, run: History, title: str) -> "Layout":
         """Put the rewards of a run in order."""
+        run = run.in_order()
         found = episodes(run)
         return cls(run, title, by_severity(run.names, found), found, {v.reward: v for v in verdicts(run, found)})
 
@@ -84,7 +91,7 @@ def draw(layout: Layout, page: int) -> Figure:
         for panel in axes:
             panel.tick_params(labelbottom=False)
     for panel in rows[-1] if rows else ():
-        panel.set_xlabel("step", fontsize=SMALL)
+        panel.set_xlabel(layout.run.axis, fontsize=SMALL)
     if not names:
         say_empty(figure.add_axes((0.05, 0.2, 0.9, 0.5), frameon=False, xticks=[], yticks=[]), "nothing recorded yet")
     _head(figure, layout, page, height)
@@ -120,9 +127,12 @@ def _draw_row(layout: Layout, name: str, axes: list[Axes]) -> None:
 def _title(axes: Axes, v: Verdict) -> None:
     """Write name and verdict on the left of the row, and the numbers in columns on its right."""
     style: dict[str, Any] = {"va": "bottom", "fontsize": NORMAL}
-    name = axes.text(0, _ABOVE, safe(v.reward), transform=axes.transAxes, fontweight="bold", **style)
+    shown = fit(safe(v.reward), display_name, _NAME, bold=True)
+    name = axes.text(0, _ABOVE, shown, transform=axes.transAxes, fontweight="bold", **style)
+    room = _NUMBERS[0] - _COLUMNS[0][0] - width_of(shown, bold=True) - 2 * _GAP / 72
+    words = fit(v.words, partial(textwrap.shorten, placeholder=" …"), room)
     axes.annotate(
-        v.words, xy=(1, 0), xycoords=name, xytext=(8, 0), textcoords="offset points", color=STATUS[v.status], **style
+        words, xy=(1, 0), xycoords=name, xytext=(_GAP, 0), textcoords="offset points", color=STATUS[v.status], **style
     )
     alerts = plural(v.alerts, "alert") + (f", {v.nonfinite:,} not finite" if v.nonfinite else "")
     variance = "" if v.zero_variance is None else f"no variance {share(v.zero_variance)}"

@@ -6,7 +6,7 @@ grey print can be read.
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,23 @@ def safe(name: str, width: int = WIDTH) -> str:
     known = get_font(findfont(FontProperties())).get_charmap()
     coded = "".join(c if ord(c) in known else f"\\u{ord(c):04x}" for c in display_name(name, width))
     return display_name(coded, width)
+
+
+def fit(text: str, shorten: Callable[[str, int], str], inches: float, *, bold: bool = False) -> str:
+    """Return the text, shortened to so many letters that it is at most so wide in NORMAL size."""
+    letters, fitting = len(text), text
+    while letters > 4 and width_of(fitting, bold=bold) > inches:
+        letters = int(0.9 * letters)
+        fitting = shorten(text, letters)
+    return fitting
+
+
+def width_of(text: str, *, bold: bool = False) -> float:
+    """Return how wide a text is in NORMAL size, in inches."""
+    font = get_font(findfont(FontProperties(weight="bold" if bold else "normal")))
+    font.set_size(NORMAL, 72)
+    font.set_text(text)
+    return float(font.get_width_height()[0] / 64 / 72)
 
 
 def finish(figure: Figure) -> Figure:

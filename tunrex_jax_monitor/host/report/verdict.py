@@ -18,6 +18,9 @@ from tunrex_jax_monitor.host.report.text import number, share
 SETTLED = 20  # steps after which the short average no longer hangs on its first values
 _COLLAPSED = 0.8  # share of groups without variance from which a reward teaches next to nothing
 _RECOVERED = 0.5  # of what was lost or won; with less of it back, a fall is not over
+_LOOK_BACK = 100  # steps, about what the long average remembers
+_MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
+_VERBS = {"DROP": "dropped", "SPIKE": "jumped"}
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,10 @@ def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -
     if wrong:
         _, kind, words = min(wrong)
         return "watch" if kind in _MILD else "bad", words
+    scalars = {} if run.last is None else run.last.scalars
     if now is None:
-        scalars = {} if run.last is None else run.last.scalars
         return ("bad", "only NaN or infinite") if scalars.get(f"{name}/nonfinite_count") else ("empty", "no data yet")
-    zero_variance = {} if run.last is None else run.last.scalars
-    collapsed = zero_variance.get(f"{name}/frac_zero_std", 0.0)
+    collapsed = scalars.get(f"{name}/frac_zero_std", 0.0)
     if collapsed > _COLLAPSED:
         return "watch", f"no variance in {share(collapsed)} of the groups"
     past = list(_past(own))
@@ -163,11 +165,6 @@ def _height(run: History, fall: Episode) -> float | None:
     row = int(np.searchsorted(run.steps(), fall.first))
     short = run.array(f"{fall.reward}/ema_short")[max(0, row - _LOOK_BACK) : row]
     return None if np.isnan(short).all() else float(np.nanmax(short))
-
-
-_LOOK_BACK = 100  # steps, about what the long average remembers
-_MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
-_VERBS = {"DROP": "dropped", "SPIKE": "jumped"}
 
 
 def _before(run: History, e: Episode) -> float | None:
