@@ -22,6 +22,7 @@ READY = "document.documentElement.dataset.ready"
 def chromium():
     from playwright.sync_api import sync_playwright
 
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
         yield browser
@@ -78,9 +79,4 @@ def is_foreign(url):
 @pytest.fixture(scope="session")
 def shoot():
     """Keeps a picture of a page."""
-    ARTIFACTS.mkdir(parents=True, exist_ok=True)
-
-    def keep(page, name):
-        page.screenshot(path=ARTIFACTS / f"{name}.png")
-
-    return keep
+    return lambda page, name: page.screenshot(path=ARTIFACTS / f"{name}.png")
