@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-PERCENTILES = (25, 50, 75, 90, 99)
+PERCENTILES = (10, 25, 50, 75, 90, 99)
 
 
 def valid(values: npt.ArrayLike, mask: npt.ArrayLike | None = None) -> Array:

@@ -122,7 +122,7 @@ def test_one_nan_and_one_inf_are_counted_and_change_nothing_else():
     for horizon in ("", "run/", "interval/"):
         for key, value in want.items():
             assert got.scalars[f"x/{horizon}{key}"] == pytest.approx(value, rel=1e-6, abs=1e-7)
-    for p, q in {"p25": 25, "median": 50, "p99": 99}.items():
+    for p, q in {"p10": 10, "p25": 25, "median": 50, "p99": 99}.items():
         assert got.scalars[f"x/{p}"] == pytest.approx(np.percentile(exact, q), rel=1e-12)
     assert got.scalars["x/nonfinite_count"] == 2
     assert (got.counters["x/nan"], got.counters["x/posinf"], got.counters["x/neginf"]) == (1, 1, 0)

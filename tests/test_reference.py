@@ -15,7 +15,7 @@ def test_statistics_equal_numpy(case):
     got = reference.statistics(x)
     assert got["mean"] == pytest.approx(x.mean(), rel=1e-14)
     assert got["std"] == pytest.approx(x.std(), rel=1e-9)
-    for key, q in {"p25": 25, "median": 50, "p75": 75, "p90": 90, "p99": 99}.items():
+    for key, q in {"p10": 10, "p25": 25, "median": 50, "p75": 75, "p90": 90, "p99": 99}.items():
         assert got[key] == pytest.approx(np.percentile(x, q), rel=1e-14)
     assert got["zeros_fraction"] + got["negative_fraction"] + got["positive_fraction"] == pytest.approx(1)
 

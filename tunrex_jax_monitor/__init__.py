@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.host.checkpoint import restore_or_init as restore_or_init
     from tunrex_jax_monitor.host.checkpoint import to_checkpoint as to_checkpoint
     from tunrex_jax_monitor.host.detector import RewardAnomalyDetector as RewardAnomalyDetector
+    from tunrex_jax_monitor.host.doctor import diagnose as diagnose
     from tunrex_jax_monitor.host.functions import RewardFunctionMonitor as RewardFunctionMonitor
     from tunrex_jax_monitor.host.functions import RewardFunctionWrapper as RewardFunctionWrapper
     from tunrex_jax_monitor.host.history import History as History
@@ -71,6 +72,7 @@ _HOME = {
     "WandbSink": "host.sinks.wandb",
     "attach_to_tunix": "host.tunix",
     "create_monitoring_summary_html": "host.report.page",
+    "diagnose": "host.doctor",
     "format_summary": "host.sinks.console",
     "from_checkpoint": "host.checkpoint",
     "read_manifest": "host.rundir",

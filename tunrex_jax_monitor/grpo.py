@@ -27,7 +27,7 @@ from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
-from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
+from tunrex_jax_monitor.host.files import json_parts, require_writable, write_atomically
 from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.history import EXPORT
@@ -296,9 +296,11 @@ class GRPOMonitoringIntegration:
             monitor.flush()
 
     def _export(self) -> None:
-        data = self.reward_monitor.get_history().to_export(self.function_monitor.get_all_stats())
-        data["modes"] = {mode: monitor.get_history().to_export() for mode, monitor in self.side_monitors.items()}
-        write_atomically(self.output_dir / EXPORT, to_json(data))
+        data = self.reward_monitor.get_history().to_compact_export(self.function_monitor.get_all_stats())
+        data["modes"] = {
+            mode: monitor.get_history().to_compact_export() for mode, monitor in self.side_monitors.items()
+        }
+        write_atomically(self.output_dir / EXPORT, json_parts(data))
 
     def _report(self) -> None:
         written = write_final(self.reward_monitor.history, self.output_dir, self.visualizer)

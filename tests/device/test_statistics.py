@@ -97,7 +97,7 @@ def test_record_equals_numpy(case, stream):
         if math.isnan(value):
             continue
         field = key.rpartition("/")[2]
-        if field in ("mean", "ema_short", "ema_long", "p25", "median", "p75", "p90", "p99"):
+        if field in ("mean", "ema_short", "ema_long", "p10", "p25", "median", "p75", "p90", "p99"):
             fine = _near(got[key], value, max(size, spread), 1e-6 if field != "mean" else 2e-7)
         elif field == "std":
             fine = _near(got[key], value, value, 1e-5) if value else got[key] == 0

@@ -12,7 +12,7 @@ from tunrex_jax_monitor import MemorySink, Reporter, RewardAccumulator
 ACC = EVERYTHING
 
 # The specification. <name> is a reward, <TYPE> an alert, <k> a power of two.
-WINDOW = "mean std min max median p25 p75 p90 p99 count zeros_fraction negative_fraction positive_fraction"
+WINDOW = "mean std min max median p10 p25 p75 p90 p99 count zeros_fraction negative_fraction positive_fraction"
 REWARD = f"""
 {WINDOW} frac_at_max frac_at_min ema_short ema_long nonfinite_count group_std frac_zero_std advantage_share length_corr
 interval/mean interval/std interval/min interval/max interval/count

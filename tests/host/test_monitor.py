@@ -36,11 +36,11 @@ def test_update_returns_the_statistics_with_the_step_in_them(run):
         assert isinstance(s, trm.RewardStats)
         assert (s.name, s.count) == (name, len(x))
         want = reference.statistics(x)
-        for key in ("mean", "std", "min", "max", "median", "p25", "p75", "p90", "p99", "zeros_fraction"):
+        for key in ("mean", "std", "min", "max", "median", "p10", "p25", "p75", "p90", "p99", "zeros_fraction"):
             assert getattr(s, key) == pytest.approx(want[key], rel=1e-5, abs=1e-6), key
         assert s.sum == pytest.approx(x.sum(), rel=1e-5)
         assert s.ema_short == pytest.approx(reference.ema(seen[name], 0.1), rel=1e-5)
-        assert len(s.to_dict()) == 15
+        assert len(s.to_dict()) == 16
         assert s.to_dict()[f"{name}/mean"] == s.mean
 
 

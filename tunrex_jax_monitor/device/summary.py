@@ -20,7 +20,7 @@ from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.state import INTERVAL, RUN, Clock, MonitorState, Tally, init, tally, unpack
 from tunrex_jax_monitor.device.update import window_stats
 
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 NARROW = 2**16  # windows below it send two histogram counts in a word
 
 
@@ -42,7 +42,7 @@ class Summary(NamedTuple):
     alert_counts: Leaf  # uint32[8, R + 1]
     open_alerts: Leaf  # uint32[R + 1]
     window: Leaf  # float32[8, R], as in `window.WindowStats`
-    order: Leaf  # float32[12, R]: order statistics below and above each of QUANTILES; its ends once
+    order: Leaf  # float32[14, R]: order statistics below and above each of QUANTILES; its ends once
     bin_exponent: Leaf  # int32[R]
     bin_first: Leaf  # int32[R]
     bin_counts: Leaf  # uint32[R, 32 or 64]

@@ -16,7 +16,7 @@ from tunrex_jax_monitor.host.events import TOTAL
 
 _LEAST_STD = 1e-17  # the float32 square of a smaller deviation has lost digits, or all
 _LEAST_SHAPED = 1e-9  # the fourth power of a smaller spread underflows, and with it skew and kurtosis
-_PERCENTILES = {0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
+_PERCENTILES = {0.1: "p10", 0.25: "p25", 0.5: "median", 0.75: "p75", 0.9: "p90", 0.99: "p99"}
 
 
 def scalars(config: Config, s: Summary) -> Iterator[tuple[str, float]]:

@@ -34,18 +34,11 @@ def write_manifest(run_dir: Path, given: Mapping[str, Any]) -> None:
 
     A reader sees the old manifest or the new one, never a part. What JSON cannot say (infinity, a dtype) becomes text.
     """
-    manifest = {
-        "schema": SCHEMA_VERSION,
-        "start_time": time.time(),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "versions": _versions(),
-        **given,
-    }
+    manifest = describe(given)
     temporary = run_dir / f".{MANIFEST}.{os.getpid()}.tmp"
     try:
         with temporary.open("w", encoding="ascii") as file:
-            file.write(json.dumps(_jsonable(manifest), indent=2, allow_nan=False) + "\n")
+            file.write(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, run_dir / MANIFEST)
@@ -70,6 +63,12 @@ def going_on(before: Mapping[str, Any], given: Mapping[str, Any], step: int | No
     here = {"time": time.time(), "host": platform.node(), "pid": os.getpid(), "after_step": step}
     kept = before if not given else {"start_time": before.get("start_time")}
     return {**kept, **given, "resumed": [*before.get("resumed", []), here]}
+
+
+def describe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a run that begins now, JSON-ready."""
+    known = {"start_time": time.time(), "host": platform.node(), "pid": os.getpid(), "versions": _versions()}
+    return {str(k): _jsonable(v) for k, v in {"schema": SCHEMA_VERSION, **known, **given}.items()}
 
 
 def read_manifest(run_dir: str | os.PathLike[str]) -> dict[str, Any]:

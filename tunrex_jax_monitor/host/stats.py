@@ -26,6 +26,7 @@ class RewardStats:
     zeros_fraction: float = math.nan
     negative_fraction: float = math.nan
     positive_fraction: float = math.nan
+    p10: float = math.nan
 
     @classmethod
     def of(cls, name: str, scalars: Mapping[str, float]) -> "RewardStats":

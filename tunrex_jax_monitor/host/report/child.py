@@ -1,17 +1,25 @@
-"""RenderChild: draws in another process while training goes on."""
+"""RenderChild: draws in another process while training goes on.
 
+A thread would hold the interpreter lock, and with it the training; `python benchmarks/pauses.py` measures how long.
+"""
+
+import contextlib
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _PACKAGE_ROOT = Path(__file__).parents[3]
+_NICENESS = 19
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class RenderChild:
-    """Starts `render` on a run directory; one process at a time.
+    """Starts `render` on a run directory, with low priority and one thread; one process at a time.
 
     Args:
       run_dir: what is drawn.
@@ -20,31 +28,58 @@ class RenderChild:
 
     def __init__(self, run_dir: Path, output_dir: Path) -> None:
         self._run_dir, self._output_dir = run_dir, output_dir
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None  # and what it says
+        self._has_told = False
+
+    @property
+    def is_drawing(self) -> bool:
+        """Whether a process is at work."""
+        return self._running is not None and self._running[0].poll() is None
 
     def start(self, step: int) -> None:
         """Draw the pictures of a step; skipped while those of an earlier one are being drawn."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_drawing:
             return
+        self._finish()
+        places = filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")])
+        surroundings = {"PYTHONPATH": os.pathsep.join(places), "MPLBACKEND": "agg"} | dict.fromkeys(_ONE_THREAD, "1")
         command = [sys.executable, "-m", "tunrex_jax_monitor.host.report.render"]
-        places = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
-        self._process = subprocess.Popen(
+        said = tempfile.TemporaryFile()
+        process = subprocess.Popen(
             [*command, str(self._run_dir), str(self._output_dir), str(step)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), "MPLBACKEND": "agg"},
+            env={**os.environ, **surroundings},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=said,
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
+        self._running = process, said
+        if hasattr(os, "setpriority"):  # from here, since its imports alone take a second
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
 
     def wait(self, timeout_seconds: float) -> None:
         """Wait for the process; one that takes longer is ended."""
-        if self._process is None:
+        if self._running is None:
             return
-        try:
-            status = self._process.wait(timeout_seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
-        if status:
-            _logger.warning("Pictures of a step could not be drawn (exit status %d); the final ones follow.", status)
+        process, _ = self._running
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout_seconds)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        self._finish()
+
+    def _finish(self) -> None:
+        """Let go of a process that has ended; one that failed is told, once, with the last that it said."""
+        if self._running is None:
+            return
+        process, said = self._running
+        self._running = None
+        with said:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+        if process.returncode and not self._has_told:
+            self._has_told = True
+            message = "Pictures of a step could not be drawn (exit status %d%s); the final ones follow."
+            _logger.warning(message, process.returncode, f": {lines[-1]}" if lines else "")

@@ -1,11 +1,10 @@
 """The files of the original document: periodic pictures while a run goes on, and all of them at its end.
 
 `python -m tunrex_jax_monitor.host.report.render RUN_DIR OUTPUT_DIR STEP` draws those of a step. The monitor starts it
-as a process of its own with low priority, since drawing on a thread of the training would hold that up.
+as a process of its own with low priority (`RenderChild`), since drawing on a thread of the training would hold that up.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,15 +17,16 @@ from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
 from tunrex_jax_monitor.host.stats import RewardStats
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_NICENESS = 10
+_OF_STEP = ("summary_step_{}.html", "dashboard_step_{}.png")
 
 
 def write_step(run: History, output_dir: Path, visualizer: RewardVisualizer | None, step: int) -> list[str]:
     """Write `dashboard_step_N.png` and `summary_step_N.html`; return what has been written."""
+    page, dashboard = (name.format(step) for name in _OF_STEP)
     return _write(
         {
-            f"summary_step_{step}.html": lambda path: create_monitoring_summary_html(run, path),
-            f"dashboard_step_{step}.png": lambda path: _drawn(visualizer).plot_reward_dashboard(run, path),
+            page: lambda path: create_monitoring_summary_html(run, path),
+            dashboard: lambda path: _drawn(visualizer).plot_reward_dashboard(run, path),
         },
         output_dir,
     )
@@ -38,7 +38,7 @@ def write_final(run: History, output_dir: Path, visualizer: RewardVisualizer | N
     scalars, histograms = ({}, {}) if last is None else (last.scalars, last.histograms)
     stats = {name: RewardStats.of(name, scalars) for name in run.names}
     shown = {name: histograms[key] for name in run.names if (key := f"{name}/histogram") in histograms}
-    means, steps = {name: run.series[f"{name}/mean"] for name in run.names}, run.series.get("step", [])
+    means, steps = {name: run.series.get(f"{name}/mean", []) for name in run.names}, run.series.get("step", [])
     return _write(
         {
             "final_summary.html": lambda path: create_monitoring_summary_html(run, path),
@@ -75,12 +75,10 @@ def _drawn(visualizer: RewardVisualizer | None) -> RewardVisualizer:
 
 
 def main(arguments: list[str]) -> int:
-    """Draw the pictures of one step of a run directory."""
+    """Draw the pictures of one step of a run directory; return 0 when all of them are there."""
     run_dir, output_dir, step = arguments
-    if hasattr(os, "nice"):
-        os.nice(_NICENESS)
-    write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
-    return 0
+    written = write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
+    return 0 if len(written) == len(_OF_STEP) else 1
 
 
 if __name__ == "__main__":

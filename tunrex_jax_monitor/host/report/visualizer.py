@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,10 @@ class RewardVisualizer:
     def plot_reward_dashboard(
         self, reward_monitor: Any, save_path: Path_ = None, show: bool = False, title: str | None = None
     ) -> "Figure":
-        """Draw averages, alerts and the histogram of each reward.
+        """Draw averages, distribution, groups without variance and alerts of each reward, the worst rewards first.
+
+        A page has eight rewards. The first is returned, and written to `save_path`; the next ones are written beside
+        it, as `<name>-2.png` and so on.
 
         Args:
           reward_monitor: a `RewardMonitor`, a `History`, a run directory or a `monitoring_data.json`.
@@ -99,22 +103,27 @@ class RewardVisualizer:
           show: open a window, where there is a display.
           title: above the figure.
         """
-        from tunrex_jax_monitor.host.report import figures
+        from tunrex_jax_monitor.host.report.dashboard import Layout, draw
 
         run = to_history(reward_monitor)
-        step = 0 if run.last is None else run.last.step
-        heading = f"Rewards up to step {step}" if title is None else title
-        return self._finish(lambda: figures.dashboard(run, heading), save_path, show)
+        heading = "No rewards yet" if run.last is None else f"Rewards up to step {run.last.step:,}"
+        layout = Layout.of_run(run, heading if title is None else title)
+        if save_path is not None:
+            target = Path(save_path)
+            for page in range(1, layout.pages):
+                beside = target.with_name(f"{target.stem}-{page + 1}{target.suffix}")
+                self._finish(partial(draw, layout, page), beside, show=False)
+        return self._finish(partial(draw, layout, 0), save_path, show)
 
-    def _finish(self, draw: Any, save_path: Path_, show: bool) -> "Figure":
+    def _finish(self, draw: "Callable[[], Figure]", save_path: Path_, show: bool) -> "Figure":
         from matplotlib import style
 
+        from tunrex_jax_monitor.host.report.style import save
+
         with style.context(self._style):
-            figure: Figure = draw()
+            figure = draw()
             if save_path is not None:
-                target = Path(save_path).expanduser()
-                target.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(target)
+                save(figure, Path(save_path).expanduser())
         if show:
             _show(figure)
         return figure

@@ -44,6 +44,7 @@ class WandbSink:
       histogram_bins: neighbouring bins are joined until there are at most so many; None logs no histogram.
       tags: added to those of the run.
       config: added to that of the run.
+      notify: False sends no alert, only their table: for a run that is over.
       init: what `wandb.init` takes, with `own_run`: project, name, mode, dir ...
 
     Raises:
@@ -60,6 +61,7 @@ class WandbSink:
         histogram_bins: int | None = 64,
         tags: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        notify: bool = True,
         **init: Any,
     ) -> None:
         if own_run and run is not None:
@@ -72,7 +74,7 @@ class WandbSink:
         self._run, self._own, self._init = run, own_run, init
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
         self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1)
-        self._tags, self._config = tuple(tags), dict(config or {})
+        self._tags, self._config, self._notify = tuple(tags), dict(config or {}), notify
         self._defined: set[str] = set()
         self._alerted: dict[str, float] = {}
         self._alerts: list[AlertEvent] = []
@@ -109,7 +111,7 @@ class WandbSink:
 
     def log_alert(self, title: str, text: str) -> None:
         """Send an alert, unless one of this title went out within five minutes."""
-        run, now = self._find(), time.monotonic()
+        run, now = self._find() if self._notify else None, time.monotonic()
         if run is not None and now - self._alerted.get(title, -_QUIET_SECONDS) >= _QUIET_SECONDS:
             self._alerted[title] = now
             run.alert(title=title, text=text, level="WARN")

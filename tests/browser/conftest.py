@@ -1,0 +1,82 @@
+"""Pages in Debian's Chromium, offline: what every browser test opens, and what every page has to keep to."""
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.browser import pages
+from tests.test_package import CHECKOUT
+
+ARTIFACTS = Path(os.environ.get("BROWSER_ARTIFACTS", CHECKOUT / "artifacts" / "browser"))
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+READY = "document.documentElement.dataset.ready"
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def file_of(tmp_path_factory):
+    """Returns the file of a page by its name in `pages`, written once."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    @functools.cache
+    def write(name):
+        path = folder / f"{name}.html"
+        path.write_text(pages.MAKERS[name](), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def visit(chromium, file_of):
+    """Opens a page, ready to use; a request, an error, or a dialog of any page fails the test at its end."""
+    contexts, faults = [], []
+
+    def open_page(name, address="", *, scripts=True, **options):
+        size = {"width": 1280, "height": 900}
+        context = chromium.new_context(
+            **{"viewport": size, "offline": True, "java_script_enabled": scripts, "accept_downloads": True, **options}
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.add_init_script("window.alert = (text) => { window.dialog = text }")
+        page.on("pageerror", lambda error: faults.append(f"error: {error}"))
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        page.on("request", lambda request: faults.append(request.url) if is_foreign(request.url) else None)
+        page.goto(file_of(name).as_uri() + address)
+        if scripts:
+            page.wait_for_function(READY)
+        return page
+
+    yield open_page
+    dialogs = [page.evaluate("window.dialog") for context in contexts for page in context.pages]
+    for context in contexts:
+        context.close()
+    assert not faults
+    assert not any(dialogs)
+
+
+def is_foreign(url):
+    return not url.startswith(("file:", "data:", "blob:"))
+
+
+@pytest.fixture(scope="session")
+def shoot():
+    """Keeps a picture of a page."""
+    return lambda page, name: page.screenshot(path=ARTIFACTS / f"{name}.png")

@@ -1,0 +1,157 @@
+"""`compare`: what differs between runs, and whether it is more than is allowed."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from tunrex_jax_monitor.cli import drawing
+from tunrex_jax_monitor.cli.options import (
+    FOUND,
+    PATH,
+    STDOUT,
+    Problem,
+    echo_json,
+    force_option,
+    json_option,
+    require_new,
+    require_one_stdout,
+    tell,
+)
+from tunrex_jax_monitor.cli.runs import find, read
+from tunrex_jax_monitor.cli.tables import Cell, Table, echo
+from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report import differences
+from tunrex_jax_monitor.host.report.differences import METRICS, SHARES, Difference, Limit
+from tunrex_jax_monitor.host.report.text import number, share, signed
+
+
+@click.command(short_help="What differs between runs; limits for CI.")
+@click.argument("run", type=PATH)
+@click.argument("others", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("-o", "--output", type=PATH, help="Write an HTML page too, or - for stdout.")
+@click.option("--fail-on", metavar="LIMITS", help="Such as mean:-5%,zero_std:+10pp. Exit status 1 beyond one of them.")
+@json_option
+@force_option
+def compare(
+    run: Path, others: tuple[Path, ...], output: Path | None, fail_on: str | None, as_json: bool, force: bool
+) -> None:
+    """Compare runs with the first one, over the steps that all of them have.
+
+    A limit is METRIC:CHANGE, with a metric of mean, std, now, best, zero_std or alerts. -5% is a fall by more than 5 %,
+    +10pp a rise by more than ten percentage points, +0 any rise; without a sign, either way. What only the first run
+    has breaks every limit on it.
+    """
+    limits = [_limit(text) for text in fail_on.split(",")] if fail_on is not None else []
+    require_one_stdout(output, as_json)
+    if output is not None and str(output) != STDOUT:
+        require_new(output, force)
+    runs = _read([run, *others])
+    span = differences.shared_steps(runs)
+    if span is None:
+        raise Problem(f"RUN: got runs without a step in common ({_spans(runs)}), allowed: runs that overlap.")
+    found = differences.compare(runs)
+    broken = [(limit, difference) for difference in found for limit in limits if limit.is_broken_by(difference)]
+    tell(f"over the steps that {'both' if len(runs) == 2 else 'all'} have, {span[0]} to {span[1]}")
+    if output is not None:
+        drawing.write_comparison(runs, output)
+    if as_json:
+        echo_json(_document(runs, span, found, broken))
+    elif output is None or str(output) != STDOUT:
+        _print(runs, found, {difference for _, difference in broken})
+    for limit, difference in broken:
+        tell(f"FAILED {_text(limit)}: {_sentence(difference)}")
+    if broken:
+        click.get_current_context().exit(FOUND)
+
+
+def _limit(text: str) -> Limit:
+    try:
+        return Limit.parse(text)
+    except ValueError as error:
+        raise Problem(f"--fail-on: {str(error).removeprefix('limit: ')}") from error
+
+
+def _read(given: Sequence[Path]) -> dict[str, History]:
+    """Return the histories under names as short as they can be while they differ."""
+    paths = [find(path) for path in given]
+    short = [Path(os.path.abspath(path)).name for path in paths]  # of a link its own name
+    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise Problem(f"RUN: got {', '.join(names)}, allowed: each run once. Name two different ones.")
+    return {name: read(path) for name, path in zip(names, paths, strict=True)}
+
+
+def _spans(runs: Mapping[str, History]) -> str:
+    steps = {name: run.series.get("step", []) for name, run in runs.items()}
+    return "; ".join(f"{name}: {f'steps {min(s)} to {max(s)}' if s else 'no step'}" for name, s in steps.items())
+
+
+def _print(runs: Mapping[str, History], found: Sequence[Difference], broken: set[Difference]) -> None:
+    base, *others = runs
+    for at, other in enumerate(others):
+        if at:
+            click.echo()
+        rows = [_row(d, d in broken) for d in found if d.run == other]
+        titles = ("reward", "metric", base, other, "change", "relative")
+        echo(Table(titles, rows, left=("metric",), is_grouped=True))
+
+
+def _row(d: Difference, is_broken: bool) -> list[Cell | str]:
+    style = "bold red" if is_broken else ""
+    change, relative = _changes(d)
+    return [
+        d.reward,
+        d.metric,
+        _value(d, d.base),
+        Cell(_value(d, d.value), style),
+        Cell(change, style),
+        Cell(relative, style),
+    ]
+
+
+def _value(d: Difference, value: float | None) -> str:
+    return share(value) if d.metric in SHARES else number(value)
+
+
+def _changes(d: Difference) -> tuple[str, str]:
+    """Return the change in the figure's own unit, or in percentage points, and relative to the base."""
+    absolute = signed(d.absolute) if d.points is None else f"{d.points:+.1f} pp"
+    relative = d.relative
+    if relative is None or math.isinf(relative) or d.metric in (*SHARES, "alerts"):
+        return absolute, ""
+    return absolute, f"{100 * relative:+.1f} %"
+
+
+def _text(limit: Limit) -> str:
+    sign = "" if limit.both else "-" if math.copysign(1, limit.change) < 0 else "+"
+    return f"{limit.metric}:{sign}{abs(limit.change):g}{limit.unit}"
+
+
+def _sentence(d: Difference) -> str:
+    if d.value is None:
+        return f"{d.run} has no {d.metric} of {d.reward}, which was {_value(d, d.base)}"
+    change = ", ".join(filter(None, _changes(d)))
+    return f"{d.metric} of {d.reward} is {_value(d, d.value)} in {d.run} against {_value(d, d.base)} ({change})"
+
+
+def _document(
+    runs: Mapping[str, History],
+    span: tuple[int, int],
+    found: Sequence[Difference],
+    broken: Sequence[tuple[Limit, Difference]],
+) -> dict[str, object]:
+    return {
+        "runs": list(runs),
+        "first_step": span[0],
+        "last_step": span[1],
+        "metrics": METRICS,
+        "differences": [_fields(d) for d in found],
+        "failed": [{"limit": _text(limit), **_fields(d)} for limit, d in broken],
+    }
+
+
+def _fields(d: Difference) -> dict[str, object]:
+    return {**vars(d), "absolute": d.absolute, "relative": d.relative}

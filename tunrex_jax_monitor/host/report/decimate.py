@@ -1,0 +1,64 @@
+"""Decimation: fewer points of a long series, with every extreme and every given step still among them.
+
+A stride loses what happens between its points: one of 16 lost a spike of a single step completely.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+_Reduce = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_REDUCE: dict[str, _Reduce] = {"min": np.fmin.reduceat, "max": np.fmax.reduceat}
+
+
+def bucket_starts(rows: int, buckets: int) -> np.ndarray:
+    """Return where each of at most `buckets` runs of neighbouring rows begins, int64[at most buckets].
+
+    >>> bucket_starts(10, 3)
+    array([0, 3, 6])
+    """
+    if rows <= buckets:
+        return np.arange(rows)
+    return np.linspace(0, rows, buckets, endpoint=False).astype(np.int64)
+
+
+def aggregate(values: np.ndarray, starts: np.ndarray, how: str) -> np.ndarray:
+    """Return one value per bucket; NaN where a bucket has no data.
+
+    Args:
+      values: float64[T]; NaN is no data.
+      starts: of the buckets, from `bucket_starts`.
+      how: "mean", "min" or "max".
+    """
+    if not len(values):
+        return np.empty(0)
+    if how != "mean":
+        return _REDUCE[how](values, starts)
+    known = ~np.isnan(values)
+    count = np.add.reduceat(known.astype(np.float64), starts)
+    total = np.add.reduceat(np.where(known, values, 0.0), starts)
+    return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def keep_extremes(values: np.ndarray, points: int, always: Iterable[int] = ()) -> np.ndarray:
+    """Return the rows to draw, in order: of each bucket the least and the greatest value, both ends, and `always`.
+
+    Args:
+      values: float64[T]; NaN is no data. A bucket that has some keeps the row of its first NaN too, so that a line
+        shows a gap.
+      points: about how many rows to keep, at least four; `always` comes on top.
+      always: rows that must be among them, such as those of alerts.
+    """
+    rows = len(values)
+    if rows <= points:
+        return np.arange(rows)
+    starts = bucket_starts(rows, max(points // 2, 1))
+    ends = np.append(starts[1:], rows)
+    missing = np.isnan(values)
+    low, high = np.where(missing, np.inf, values), np.where(missing, -np.inf, values)
+    kept = [0, rows - 1, *(int(row) for row in always if 0 <= row < rows)]
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        kept += [start + int(low[start:end].argmin()), start + int(high[start:end].argmax())]
+        if missing[start:end].any():
+            kept.append(start + int(missing[start:end].argmax()))
+    return np.unique(np.array(kept, np.int64))

@@ -1,0 +1,184 @@
+"""What differs between runs, in numbers: over the steps that all of them have, against the first one.
+
+    differences = compare({"before": History.read(a), "after": History.read(b)})
+    broken = [d for d in differences if Limit.parse("mean:-5%").is_broken_by(d)]
+
+Nothing here draws or prints; the comparison page and the command line show what this says.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from tunrex_jax_monitor.host.history import History
+
+METRICS = {
+    "mean": "mean of the samples",
+    "std": "standard deviation of the samples",
+    "now": "short average at the last shared step",
+    "best": "greatest short average",
+    "zero_std": "share of groups without variance, mean of the steps",
+    "alerts": "alerts that began",
+}
+SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
+TOTAL = "reward"  # the weighted total, which is compared like a reward
+_LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """One figure of one reward, in the first run and in another one; None where a run does not have it."""
+
+    run: str
+    reward: str
+    metric: str
+    base: float | None
+    value: float | None
+
+    @property
+    def absolute(self) -> float | None:
+        """The change, in the figure's own unit."""
+        return None if self.base is None or self.value is None else self.value - self.base
+
+    @property
+    def relative(self) -> float | None:
+        """The change as a part of the base's size: below 0 is always a fall. Infinite where the base is 0."""
+        if self.base is None or self.value is None:
+            return None
+        change = self.value - self.base
+        if self.base == 0:
+            return math.copysign(math.inf, change) if change else 0.0
+        return change / abs(self.base)
+
+    @property
+    def points(self) -> float | None:
+        """The change in percentage points; None for a figure that is no share."""
+        change = self.absolute
+        return None if change is None or self.metric not in SHARES else 100.0 * change
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """How far a figure may go.
+
+    Attributes:
+      metric: a key of METRICS.
+      change: the greatest allowed change; below 0 limits a fall, above 0 a rise.
+      unit: "%" of the base, "pp" for percentage points, "" for the figure's own unit.
+      both: the change is limited in both directions.
+    """
+
+    metric: str
+    change: float
+    unit: str = ""
+    both: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Limit":
+        """Read `mean:-5%` (a fall by more than 5 %), `zero_std:+10pp`, `alerts:+0`, `std:20%` (either way).
+
+        Raises:
+          ValueError: it reads otherwise, or names no metric.
+        """
+        found = _LIMIT.fullmatch(text.strip())
+        if found is None or found["metric"] not in METRICS:
+            raise ValueError(
+                f"limit: got {text!r}, allowed METRIC:[+|-]NUMBER[%|pp] with a metric of {tuple(METRICS)}. "
+                "Write for example mean:-5%, zero_std:+10pp or alerts:+0."
+            )
+        if found["unit"] == "pp" and found["metric"] not in SHARES:
+            raise ValueError(
+                f"limit: got {text!r}, allowed pp for shares alone: {tuple(SHARES)}. Write % for a relative change."
+            )
+        size = float(found["size"])
+        return cls(
+            found["metric"], math.copysign(size, -1 if found["sign"] == "-" else 1), found["unit"], not found["sign"]
+        )
+
+    def is_broken_by(self, difference: Difference) -> bool:
+        """Tell whether a difference goes beyond the limit; a figure that only the base has does."""
+        if difference.metric != self.metric or difference.base is None:
+            return False
+        change = self._change(difference)
+        if change is None:
+            return True
+        fall = math.copysign(1.0, self.change) < 0
+        return abs(change) > abs(self.change) if self.both else change < self.change if fall else change > self.change
+
+    def _change(self, difference: Difference) -> float | None:
+        if self.unit == "pp":
+            return difference.points
+        relative = difference.relative
+        return difference.absolute if not self.unit else None if relative is None else 100.0 * relative
+
+
+def compare(runs: Mapping[str, History]) -> list[Difference]:
+    """Return every figure of every reward of every run but the first, against the first.
+
+    Figures are over the steps from the latest first to the earliest last one, so that a run that ended early is judged
+    by what it did. A reward that a run does not have has None there.
+
+    Args:
+      runs: by the name that the differences shall carry; the first is the base.
+    """
+    span = shared_steps(runs)
+    base, *others = runs
+    figures = {run: dict(_figures(history, span)) for run, history in runs.items()}
+    rewards = dict.fromkeys(reward for run in runs for reward, _ in figures[run])
+    return [
+        Difference(run, reward, metric, figures[base].get((reward, metric)), figures[run].get((reward, metric)))
+        for run in others
+        for reward in rewards
+        for metric in METRICS
+        if (reward, metric) in figures[base] or (reward, metric) in figures[run]
+    ]
+
+
+def shared_steps(runs: Mapping[str, History]) -> tuple[int, int] | None:
+    """Return the first and the last step of the range that all runs cover; None where there is none."""
+    steps = [history.series.get("step") for history in runs.values()]
+    if not all(steps):
+        return None
+    first, last = max(min(s) for s in steps if s), min(max(s) for s in steps if s)
+    return (first, last) if first <= last else None
+
+
+def rewards_of(history: History) -> tuple[str, ...]:
+    """Return the rewards of a run, and last its weighted total where it is in the series."""
+    return (*history.names, *([TOTAL] if f"{TOTAL}/mean" in history.series else []))
+
+
+def _figures(history: History, span: tuple[int, int] | None) -> Iterator[tuple[tuple[str, str], float | None]]:
+    first, last = span or (0, -1)
+    steps = np.asarray(history.series.get("step", []))
+    inside = (steps >= first) & (steps <= last)
+    for reward in rewards_of(history):
+        columns = {
+            field: np.array(history.series.get(f"{reward}/{field}", [None] * len(steps)), float)[inside]
+            for field in ("mean", "std", "count", "ema_short", "frac_zero_std")
+        }
+        began = [a for a in history.alerts if a.reward == reward and first <= a.step <= last]
+        yield from (((reward, metric), value) for metric, value in _of_columns(columns))
+        yield (reward, "alerts"), float(len(began)) if span else None
+
+
+def _of_columns(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float | None]]:
+    """Yield the figures of one reward's steps; None without data."""
+    seen = np.isfinite(columns["mean"]) & (columns["count"] > 0)
+    mean, std, count = (columns[field][seen] for field in ("mean", "std", "count"))
+    samples = count.sum()
+    overall = float((count * mean).sum() / samples) if samples else None
+    yield "mean", overall
+    if overall is None:
+        yield "std", None
+    else:
+        yield "std", float(np.sqrt((count * (std**2 + (mean - overall) ** 2)).sum() / samples))
+    averages = columns["ema_short"][np.isfinite(columns["ema_short"])]
+    yield "now", float(averages[-1]) if averages.size else None
+    yield "best", float(averages.max()) if averages.size else None
+    shares = columns["frac_zero_std"][np.isfinite(columns["frac_zero_std"])]
+    if shares.size:
+        yield "zero_std", float(shares.mean())
