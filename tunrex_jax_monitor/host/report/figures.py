@@ -33,6 +33,7 @@ _FAR = 50.0  # times the usual magnitude, from which on an axis is logarithmic a
 def history(series: Mapping[str, Series], steps: Sequence[int] | None, title: str) -> Figure:
     """Return one panel per reward: the step means, over the step."""
     figure = _figure(len(series), title)
+    figure.supxlabel("step", fontsize=style.SMALL)
     for axes, (name, given) in _panels(figure, series):
         values = np.array([np.nan if v is None else v for v in given], float)
         x = np.arange(len(values)) if steps is None or len(steps) != len(values) else np.asarray(steps)

@@ -38,7 +38,7 @@ def write_final(run: History, output_dir: Path, visualizer: RewardVisualizer | N
     scalars, histograms = ({}, {}) if last is None else (last.scalars, last.histograms)
     stats = {name: RewardStats.of(name, scalars) for name in run.names}
     shown = {name: histograms[key] for name in run.names if (key := f"{name}/histogram") in histograms}
-    means, steps = {name: run.series.get(f"{name}/mean", []) for name in run.names}, run.series.get("step", [])
+    means, steps = {name: run.series.get(f"{name}/mean", []) for name in run.names}, run.in_order().steps().tolist()
     return _write(
         {
             "final_summary.html": lambda path: create_monitoring_summary_html(run, path),

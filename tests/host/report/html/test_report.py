@@ -128,6 +128,18 @@ def test_odd_records_make_a_page(record):
     assert json.dumps(payload(text))
 
 
+def test_a_run_that_went_back_is_drawn_whole_and_says_so():
+    def record(update, steps):
+        series = {"step": list(steps), "a/mean": [float(update)] * 10, "a/ema_short": [float(update)] * 10}
+        return make_record(steps[-1], update=update, names=("a",), scalars={"a/p10": 1.0, "a/p90": 2.0}, series=series)
+
+    text = page(History.of([record(10, range(10)), record(20, range(10, 20)), record(30, range(5, 15))]))
+    data = payload(text)
+    assert decoded(data["axis"]["first"]).tolist() == list(range(30))
+    assert decoded(data["emissions"]).tolist() == [9, 19, 29]
+    assert "of this run go back" in text
+
+
 @pytest.mark.parametrize("source", ["directory", "json", "history"])
 def test_a_page_is_made_of_any_source_and_its_path_returned(tmp_path, source):
     directory = runs.write(tmp_path / "run", steps=60, rewards=2)

@@ -50,7 +50,7 @@ class Sampled:
 
     def __init__(self, run: History, points: Points) -> None:
         self._run, self._points = run, points
-        own, newest = _newest_rows(run)
+        own, newest = _newest_rows(run.steps())
         at = np.searchsorted(own, points.steps)
         self._is_there = np.isin(points.steps, own)
         self._rows = newest[at[self._is_there]]
@@ -68,10 +68,11 @@ class Sampled:
 
     def hold(self, key: str) -> np.ndarray:
         """Return, for each point, what the emission said that its first step went into, float64[P]."""
-        steps, values = self._run.emissions.steps, self._run.emissions.array(key)
+        values = self._run.emissions.array(key)
         if not len(values):
             return np.full(len(self._points.starts), np.nan)
-        at = np.searchsorted(steps, self._points.first)
+        steps, newest = _newest_rows(self._run.emissions.steps)
+        values, at = values[newest], np.searchsorted(steps, self._points.first)
         return np.where(at < len(steps), values[np.minimum(at, len(steps) - 1)], np.nan)
 
 
@@ -96,10 +97,10 @@ def choose(runs: Sequence[History], rewards: Sequence[str], marked: Sequence[int
     return Points(steps, starts)
 
 
-def _newest_rows(run: History) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of a run, ascending, and the newest row of each."""
-    steps, back = np.unique(run.steps()[::-1], return_index=True)
-    return steps, len(run.steps()) - 1 - back
+def _newest_rows(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each step once, ascending, and the newest of its rows."""
+    ascending, back = np.unique(steps[::-1], return_index=True)
+    return ascending, len(steps) - 1 - back
 
 
 def _extremes(run: History, rewards: Sequence[str]) -> list[int]:

@@ -53,6 +53,8 @@ def _numbers(run: History) -> Iterator[tuple[str, str]]:
 
 
 def _left_out(run: History, points: Points) -> Iterator[tuple[str, str]]:
+    if run.axis == "update":
+        yield "steps", "of this run go back; what is called a step here counts its updates, from 0"
     yield "drawn", drawn(points)
     if (emissions := len(run.emissions.steps)) > EMISSIONS:
         yield "window figures", f"{emissions:,} emissions as {EMISSIONS}, means of neighbours"

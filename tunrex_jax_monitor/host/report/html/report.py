@@ -28,6 +28,7 @@ class Row:
 
 def report(run: History, title: str) -> str:
     """Return the page of a run."""
+    run = run.in_order()
     found, rewards = episodes(run), rewards_of(run)
     points = points_of(run, found)
     judged = {verdict.reward: verdict for verdict in (*verdicts(run, found), total_verdict(run, found))}
