@@ -64,12 +64,27 @@ def _lists(value: object, check: Callable[[Any], bool]) -> bool:
     return isinstance(value, list | tuple) and all(map(check, value))
 
 
+def _is_count_or_null(value: object) -> bool:
+    return value is None or is_whole(value)
+
+
+def _are_bits_or_null(value: object) -> bool:
+    return value is None or (isinstance(value, int) and is_whole(value) and 0 <= value < 2**16)
+
+
+_COLUMNS: dict[str, Callable[[Any], bool]] = {  # by what follows the last slash of a key
+    "step": is_whole,
+    "count": _is_count_or_null,
+    "alerts": _are_bits_or_null,
+}
+
+
 def _is_series(value: object) -> bool:
     """Tell whether it is columns of one length, the steps without a gap."""
-    if not _maps(value, lambda column: _lists(column, _is_number_or_null)):
+    if not isinstance(value, Mapping) or (value and "step" not in value):
         return False
-    assert isinstance(value, Mapping)
-    return len({len(column) for column in value.values()}) <= 1 and all(map(is_whole, value.get("step", ())))
+    checks = {key: _COLUMNS.get(key.rpartition("/")[2], _is_number_or_null) for key in value}
+    return all(_lists(value[key], check) for key, check in checks.items()) and len(set(map(len, value.values()))) <= 1
 
 
 def _is_histogram(value: object) -> bool:
@@ -114,7 +129,7 @@ ALLOWED = {
     "names": "a list of texts",
     "scalars": "finite numbers by key",
     "histograms": "counts and one edge more, by key",
-    "series": "lists of one length by key, of finite numbers and null",
+    "series": "lists of one length by key, of finite numbers and null, one of them `step`",
     "alerts": "a list of alert events",
     "counters": "whole numbers by key",
 }
