@@ -1,11 +1,13 @@
 """One answer on any layout: every bit of the state is that of one device, and that is numpy's on the whole batch."""
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tests import datasets
 from tests.device import support
-from tests.device.support import EVERYTHING
+from tests.device.support import EVERYTHING, LEAN
 from tests.distributed.layouts import AT_MOST, LAYOUTS, compiled
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 
@@ -88,3 +90,15 @@ def test_a_hundred_streams_of_any_scale_have_the_same_bits_of_moments(name):
         single = support.update(ACC, single, rewards)
         support.assert_same_bits(sharded.fields, single.fields)
     support.assert_same_bits(sharded, single)
+
+
+def test_where_jit_does_not_tell_the_mesh_counts_are_the_same_and_moments_within_rounding():
+    mesh = LAYOUTS["jit over one axis"].make_mesh()
+    whole, split = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec("data")))
+    step = jax.jit(LEAN.update, in_shardings=(whole, split), out_shardings=whole)
+    x = {"x": np.random.default_rng(34).normal(10, 1, (8, 4)).astype(np.float32)}
+    sharded, single = step(LEAN.init(), x), support.update(LEAN, LEAN.init(), x)
+    a, b = (support.order_free(LEAN, state) for state in (sharded, single))
+    support.assert_same_bits(a["exact"], b["exact"])
+    sums = (v["rounded"]["moments"].sums[:2, 0, 0] for v in (a, b))
+    np.testing.assert_allclose(*sums, rtol=1e-6)

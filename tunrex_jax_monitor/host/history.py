@@ -155,7 +155,7 @@ class History:
             )
         try:
             return cls._of_export(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"data: got a damaged export ({type(error).__name__}: {error}), allowed what to_export returned. "
                 "Read the run directory instead."

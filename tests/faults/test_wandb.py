@@ -1,0 +1,51 @@
+"""W&B's service process is killed while a run logs to it: one error, the rest is counted, training and log go on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.host.support import ROOT
+from tunrex_jax_monitor.host.rundir import read_records
+
+pytestmark = pytest.mark.wandb
+
+KILLS = """
+import logging, os, signal, sys, time
+from pathlib import Path
+from tests.host.support import make_record
+from tunrex_jax_monitor import JsonlSink, WandbSink
+from tunrex_jax_monitor.host.worker import SinkWorker
+
+told = []
+class Tells(logging.Handler):
+    def emit(self, record): told.append(record.getMessage())
+logging.getLogger("tunrex_jax_monitor").addHandler(Tells())
+
+def parent_of(stat): return int(stat.read_text().rpartition(")")[2].split()[1])
+def children(): return [int(s.parent.name) for s in Path("/proc").glob("[0-9]*/stat") if parent_of(s) == os.getpid()]
+
+sink = WandbSink(own_run=True, mode="offline", dir=sys.argv[1], project="p")
+sink.begin_run({"config": {}})
+workers = [SinkWorker(sink), SinkWorker(JsonlSink(Path(sys.argv[1]) / "run"))]
+for step in range(20):
+    for worker in workers:
+        worker.put(make_record(step))
+        worker.flush(30)
+    if step == 5:
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(1)  # until the broken connection is known; what is logged before that, W&B takes and loses
+print([worker.close(30) for worker in workers], workers[1].dropped, 1 <= workers[0].dropped <= 14)
+print([message.split(" and ")[0] for message in told][0], len(told), told[-1].startswith("WandbSink did not get"))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the service's process in /proc")
+def test_the_death_of_the_service_costs_its_rows_and_nothing_else(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
+    command = [sys.executable, "-c", KILLS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "[True, True] 0 True\nWandbSink failed 2 True\n", done.stderr
+    assert [record.step for record in read_records(tmp_path / "run")] == list(range(20))
