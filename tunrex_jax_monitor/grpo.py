@@ -10,38 +10,22 @@ Nothing here computes a statistic: calls are collected on the caller's thread, o
 is enqueued by a thread beside the training, and the records go the way of `Reporter`.
 """
 
-import logging
 import os
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, SupportsInt
-
-import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host import names as names_lib
-from tunrex_jax_monitor.host.background import Background
-from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
-from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
-from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
-from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.history import EXPORT
+from tunrex_jax_monitor.host.functions import RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor.host.guard import as_seconds
+from tunrex_jax_monitor.host.intake import Intake
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
 from tunrex_jax_monitor.host.monitor import RewardMonitor
-from tunrex_jax_monitor.host.pool import Round
-from tunrex_jax_monitor.host.report.child import RenderChild
-from tunrex_jax_monitor.host.report.render import write_final
-from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
+from tunrex_jax_monitor.host.names import ADVANTAGES
+from tunrex_jax_monitor.host.outputs import Outputs
 from tunrex_jax_monitor.host.sinks.base import Sink
-from tunrex_jax_monitor.host.sinks.console import ConsoleSink, say
-from tunrex_jax_monitor.host.transfer import hold
-
-_logger = logging.getLogger("tunrex_jax_monitor")
-_UNSTEPPED = 4096  # rounds that wait for a first update_step; beyond, every round is a step of its own
+from tunrex_jax_monitor.host.sinks.console import ConsoleSink, ascii_safe, say
 
 
 class GRPOMonitoringIntegration:
@@ -53,7 +37,7 @@ class GRPOMonitoringIntegration:
       use_wandb: log to the active W&B run, looked up at each emission; without one, a warning, once.
       enable_anomaly_detection: False computes no alert.
       log_frequency: steps between two emissions (console, W&B, `records.jsonl`).
-      summary_frequency: steps between two summary blocks on the console.
+      summary_frequency: steps between two summary blocks on the console; each comes with the emission that is due next.
       visualization_frequency: steps between two pictures `dashboard_step_N.png`, drawn by another process; 0 for none.
       output_dir: where files go. Each run writes its records into a directory of its own inside.
       verbose: False prints nothing.
@@ -63,6 +47,8 @@ class GRPOMonitoringIntegration:
       group_size: completions per prompt, for the group statistics; taken from the calls where they tell.
       wandb_tags: added to those of the W&B run.
       wandb_config: added to its config.
+      wandb_prefix: before every key there, for a run that has keys such as `reward` or `rewards/sum` of its own.
+      wandb_commit: True where nobody else logs to that run: each emission is a row at once, not when the run ends.
       sinks: where records go besides.
       **options: further arguments of `RewardAccumulator`: weights, thresholds, ema_alpha_short ...
 
@@ -74,8 +60,10 @@ class GRPOMonitoringIntegration:
       visualizer: the `RewardVisualizer`, or None without matplotlib.
       function_monitor: the `RewardFunctionMonitor`.
       side_monitors: a `RewardMonitor` of each other mode of calls ("eval"), and of "advantages".
-      output_dir: where files go.
+      intake: what a trainer's hooks hand steps, rewards and advantages to.
+      output_dir: where files go: as given, or else what a warning has told.
       run_dir: the directory of `manifest.json` and `records.jsonl`.
+      use_wandb, enable_anomaly_detection, log_frequency, summary_frequency, visualization_frequency, verbose: as given.
 
     Raises:
       ValueError: an argument is wrong.
@@ -99,42 +87,49 @@ class GRPOMonitoringIntegration:
         group_size: int | None = None,
         wandb_tags: Sequence[str] = (),
         wandb_config: Mapping[str, Any] | None = None,
+        wandb_prefix: str = "",
+        wandb_commit: bool = False,
         sinks: Sequence[Sink] = (),
         **options: Any,
     ) -> None:
         self.reward_names = names_lib.assign(reward_functions, reward_names)
         self.reward_functions = list(reward_functions)
-        self._visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
-        log_frequency = as_integer("log_frequency", log_frequency, 1)
-        blocks = max(1, as_integer("summary_frequency", summary_frequency, 1) // log_frequency)
-        self.output_dir = _usable(output_dir)
-        self.run_dir = self.output_dir / f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{id(self) & 0xFFFF:x}"
-        self.verbose = verbose
-        self.function_monitor = RewardFunctionMonitor()
-        self._wrapped = self.function_monitor.wrap_all(self.reward_functions, self.reward_names, listener=self._hear)
+        self.log_frequency = as_integer("log_frequency", log_frequency, 1)
+        self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
+        self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
+        self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose
+        options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
+        options |= {"log_frequency": self.log_frequency, "group_size": group_size, "verbose": False}
+        RewardMonitor(self.reward_names, **options)  # what is wrong is said before anything begins
         self.metrics_logger = RewardMetricsLogger(
-            use_wandb, log_histograms, histogram_bins, tags=wandb_tags, config=wandb_config
-        )
-        self._options = {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection, **options}
-        self._options |= {"log_frequency": log_frequency, "verbose": False}
-        console = [ConsoleSink(summary_every=blocks)] if verbose else []
+            use_wandb, log_histograms, histogram_bins,
+            tags=wandb_tags, config=wandb_config, prefix=wandb_prefix, commit=wandb_commit,
+        )  # fmt: skip
+        self._outputs = Outputs(output_dir, self.visualization_frequency, verbose)
+        self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
+        self.visualizer = self._outputs.visualizer
+        console = [ConsoleSink(summary_steps=self.summary_frequency)] if verbose else []
         self.reward_monitor = RewardMonitor(
             self.reward_names,
-            group_size=group_size,
             sinks=[self.metrics_logger, *console, *sinks],
             run_dir=self.run_dir,
             extra_scalars=self._read_extra,
-            **self._options,
+            **options,
         )
-        self.side_monitors: dict[str, RewardMonitor] = {}
-        self.visualizer = _visualizer()
-        self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
-        self._background = Background("tunrex-monitor")
-        self._child = RenderChild(self.run_dir, self.output_dir)
-        self._has_stepped = self._is_given = self._finalized = False
-        self._lock = threading.Lock()
+        self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
+        self.side_monitors = self.intake.side_monitors
+        self._lock, self._finalized = threading.Lock(), False
         if verbose:
-            say(self._banner(enable_anomaly_detection))
+            say(self._banner())
+        self.function_monitor = RewardFunctionMonitor(verbose)
+        self._wrapped = self.function_monitor.wrap_all(
+            self.reward_functions, self.reward_names, listener=self.intake.hear
+        )
+
+    @property
+    def use_wandb(self) -> bool:
+        """Whether rows go to W&B."""
+        return self.metrics_logger.use_wandb
 
     def get_wrapped_reward_functions(self) -> list[RewardFunctionWrapper]:
         """Return the functions to give the trainer, in order; a new list each time, since trainers append to it."""
@@ -147,50 +142,13 @@ class GRPOMonitoringIntegration:
           step: the trainer's step.
           reward_values: samples by name (scalar, list or array), in the place of what that function returned.
         """
-        self._guarded(lambda: self._end_step(step, reward_values))
-
-    def add_rewards(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
-        """Add one block of samples to the step that is going on, as if the functions had returned them. Never raises.
-
-        Args:
-          rewards: samples by name; unknown names are told once and left out.
-          mode: "train", or another mode that is kept apart.
-        """
-        if not self._is_given:
-            self._guarded(lambda: self._collector.add(rewards, mode))
-
-    def end_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        """End a step whose rewards are all given; what the functions returned is left alone from then on. Never raises.
-
-        For a trainer that knows which rewards belong to which step, also while the next ones are being computed.
-
-        Args:
-          step: the trainer's step.
-          rounds: by mode, a list of blocks, each samples by name.
-        """
-        self._guarded(lambda: self._end_given_step(step, rounds))
-
-    def expect_steps(self) -> None:
-        """Say that `update_step` or `end_step` will be called, so that a round of calls is no step by itself."""
-        self._has_stepped = True
-
-    def stop_listening(self) -> None:
-        """Leave what the wrapped functions return alone, but for their counters: it comes by `add_rewards` as well."""
-        self._collector.stop_listening()
-
-    def note_mode(self, completions: Any, mode: Any) -> None:
-        """Tell of which mode completions are, since `metric_fn` is not told."""
-        self._collector.note_mode(completions, mode_of(mode))
+        self.intake.end_step(step, reward_values)
 
     def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
         """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""
         if advantages is not None:
-            self._guarded(lambda: self._collector.add_advantages(advantages, completions))
+            self.intake.add_advantages(advantages, completions)
         return {}
-
-    def set_group_size(self, group_size: int) -> None:
-        """Tell how many completions a prompt has; no effect once there is data, or where it was given."""
-        self._background.put(lambda: self.reward_monitor.set_group_size(group_size))
 
     def flush(self, timeout_seconds: float = 5.0, *, wandb_ends: bool = False) -> None:
         """Wait until what has been handed over so far is in the sinks. Never raises.
@@ -199,10 +157,7 @@ class GRPOMonitoringIntegration:
           timeout_seconds: how long, at most.
           wandb_ends: the owner is about to close the W&B run: log there what is held back, and nothing later.
         """
-        self._background.put(self._flush_all)
-        if wandb_ends:
-            self._background.put(self.metrics_logger.close)
-        self._background.drain(as_seconds(timeout_seconds))
+        self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
         """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
@@ -211,70 +166,9 @@ class GRPOMonitoringIntegration:
         if finalized:
             return
         timeout_seconds = as_seconds(timeout_seconds)
-        self._guarded(self._take_rest)
-        self._background.close(timeout_seconds)
-        for monitor in (self.reward_monitor, *self.side_monitors.values()):
-            self._guarded(monitor.close)
-        self._guarded(lambda: self._child.wait(timeout_seconds))
-        self._guarded(self._export)
-        self._guarded(self._report)
-
-    def _hear(self, call: Call) -> None:
-        self._collector.hear(call)
-        if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
-            self._step_by_rounds(self._collector.take("none"))
-
-    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
-        self._has_stepped = True
-        rounds = self._collector.take()
-        given = self._collector.to_rounds(reward_values or {})
-        if given:  # in the place of what the functions returned
-            kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
-            rounds["train"] = [*filter(None, kept), *given]
-        if rounds:
-            self._background.put(partial(self._fold, rounds, hold(step)))
-
-    def _end_given_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        if not self._is_given:
-            self._is_given = self._has_stepped = True
-            self._collector.stop_listening()
-        extra = self._collector.take_advantages() if "train" in rounds else {}
-        self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)))
-
-    def _take_rest(self) -> None:
-        rounds = self._collector.take("all")
-        if not self._has_stepped:
-            self._step_by_rounds(rounds)
-        elif rounds:
-            self._background.put(partial(self._fold, rounds, None))
-
-    def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
-        """Without `update_step`, every round of calls is a step of its own, counted from 0."""
-        for mode, given in rounds.items():
-            for round_ in given:
-                self._background.put(partial(self._fold, {mode: [round_]}, None))
-
-    def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
-        """Fold a step into the states, on the thread beside the training."""
-        number, _ = attempt(lambda: None if step is None else int(np.asarray(step).reshape(())))
-        for mode, given in rounds.items():
-            if mode != "train":
-                self._fold_aside(mode, given, number)
-            else:
-                self.reward_monitor.fold(given, number)
-        every, at = self._visualization_frequency, self.reward_monitor.global_step
-        if every and "train" in rounds and at > 0 and at % every == 0:
-            self.reward_monitor.flush()
-            self._child.start(at)
-
-    def _fold_aside(self, mode: str, rounds: list[Round], step: int | None) -> None:
-        monitor = self.side_monitors.get(mode)
-        if monitor is None:
-            names = (ADVANTAGES,) if mode == ADVANTAGES else tuple(self.reward_names)
-            group_size = self.reward_monitor.accumulator.group_size
-            monitor = RewardMonitor(names, **({"group_size": group_size} | self._options))
-            self.side_monitors[mode] = monitor
-        monitor.fold(rounds, self.reward_monitor.global_step if step is None else step)
+        self.intake.close(timeout_seconds)
+        self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
+        self.intake.guard(lambda: self._outputs.close(timeout_seconds))
 
     def _read_extra(self) -> dict[str, float]:
         """Return what goes into a record besides: the counters of the functions, and the rewards of other modes."""
@@ -285,36 +179,15 @@ class GRPOMonitoringIntegration:
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
 
-    def _flush_all(self) -> None:
-        for monitor in (*self.side_monitors.values(), self.reward_monitor):
-            monitor.flush()
-
-    def _export(self) -> None:
-        data = self.reward_monitor.get_history().to_export(self.function_monitor.get_all_stats())
-        data["modes"] = {mode: monitor.get_history().to_export() for mode, monitor in self.side_monitors.items()}
-        write_atomically(self.output_dir / EXPORT, to_json(data))
-
-    def _report(self) -> None:
-        written = write_final(self.reward_monitor.history, self.output_dir, self.visualizer)
-        if self.verbose:
-            say(self.function_monitor.format_summary())
-            say(f"Final reports saved to {self.output_dir}: {', '.join(written)}")
-            say(f"Monitoring data saved to {self.output_dir / EXPORT}; records in {self.run_dir}")
-
-    def _guarded(self, action: Callable[[], object]) -> None:
-        _, error = attempt(action)
-        if error is not None:
-            self._collector.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
-
-    def _banner(self, detects: bool) -> str:
+    def _banner(self) -> str:
         rule = "=" * 80
         lines = [rule, "Reward Monitoring System Initialized", rule]
         lines += [f"Monitoring {len(self.reward_names)} reward functions:"]
-        lines += [f"  - {name}" for name in self.reward_names]
+        lines += [f"  - {ascii_safe(name)}" for name in self.reward_names]
         lines += [
             f"Output directory: {self.output_dir}",
-            f"W&B logging: {'enabled' if self.metrics_logger.use_wandb else 'disabled'}",
-            f"Anomaly detection: {'enabled' if detects else 'disabled'}",
+            f"W&B logging: {'enabled' if self.use_wandb else 'disabled'}",
+            f"Anomaly detection: {'enabled' if self.enable_anomaly_detection else 'disabled'}",
             rule,
         ]
         return "\n".join(lines)
@@ -323,24 +196,3 @@ class GRPOMonitoringIntegration:
 def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwargs: Any) -> GRPOMonitoringIntegration:
     """Return a `GRPOMonitoringIntegration` of the functions; `kwargs` are its arguments."""
     return GRPOMonitoringIntegration(reward_functions, **kwargs)
-
-
-def _usable(output_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory, or a temporary one where it cannot be written: that must not cost a night of training."""
-    target = Path(output_dir).expanduser()
-    _, error = attempt(lambda: require_writable(target))
-    if error is None:
-        return target
-    fallback = Path(tempfile.mkdtemp(prefix="reward_monitoring_"))
-    message = (
-        "output_dir: got '%s', which cannot be written (%s). Files go to '%s'; give a directory that can be written."
-    )
-    _logger.warning(message, target, error, fallback)
-    return fallback
-
-
-def _visualizer() -> RewardVisualizer | None:
-    visualizer, error = attempt(RewardVisualizer)
-    if error is not None:
-        _logger.warning("There will be no pictures: %s. Install matplotlib for them.", error)
-    return visualizer
