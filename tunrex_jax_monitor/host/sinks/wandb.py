@@ -168,7 +168,7 @@ class WandbSink:
         if self._commits or at.shared is None:
             at.run.log(row)
         else:
-            at.counter = at.shared.join(row, at.counter)
+            at.shared.join(row, at.prefix)
 
     def _row(self, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = dict(record.scalars)
@@ -185,11 +185,10 @@ class WandbSink:
 
 
 class _Joined:
-    """What a sink knows of the run that it logs to: its keys there, and where its last row is."""
+    """What a sink knows of the run that it logs to, and its keys there."""
 
     def __init__(self, run: Any, prefix: str, shared: SharedRun | None) -> None:
         self.run, self.prefix, self.shared = run, prefix, shared
-        self.counter: int | None = None
         self._defined: set[str] = set()
 
     def key(self, key: str) -> str:

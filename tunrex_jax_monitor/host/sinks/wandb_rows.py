@@ -37,6 +37,7 @@ class SharedRun:
         self._run = run
         self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
+        self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
         self._lost, self._lock, self._is_told = 0, threading.Lock(), False
         self._watch_end()
 
@@ -64,18 +65,14 @@ class SharedRun:
         if prefix in self.prefixes:
             self.prefixes.remove(prefix)
 
-    def join(self, row: Mapping[str, Any], last: int | None) -> int:
-        """Log a row, now or at the end; return the run's counter with it.
-
-        Args:
-          row: values by key.
-          last: what this returned for the last row of the same keys.
-        """
+    def join(self, row: Mapping[str, Any], prefix: str) -> None:
+        """Log a row, now or at the end: values by key, all with this prefix."""
         numbers = {key: value for key, value in row.items() if isinstance(value, float | int)}
         self._newest |= numbers
-        if last is None or self._run.step != last:
+        if self._run.step != self._counters.get(prefix):
             self._run.log(row, commit=False)
-            return int(self._run.step)
+            self._counters[prefix] = self._run.step
+            return
         with self._lock:
             self._lost += len(self._held) == _HELD
             self._held.append(dict(row))
@@ -88,7 +85,6 @@ class SharedRun:
                 "summary shows the newest. Where nobody else logs, commit=True (wandb_commit=True) shows them at once.",
                 waiting,
             )
-        return last
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -107,6 +103,7 @@ class SharedRun:
         with self._lock:
             if not self._held:
                 return
+            self._run.log({}, commit=True)  # what has joined a row stays there
             while self._held:
                 self._run.log(self._held.popleft())
             self._run.summary.update(self._newest)
