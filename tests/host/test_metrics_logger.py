@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.wandb, pytest.mark.filterwarnings("default")]  # of wh
 def init(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield {"mode": "offline", "dir": tmp_path, "project": "p"}
-    wandb.teardown()
+    with contextlib.suppress(ConnectionError):  # where a test has killed its other end
+        wandb.teardown()
 
 
 def constant(prompts, completions, **kwargs):
