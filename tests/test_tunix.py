@@ -297,3 +297,25 @@ def test_what_is_no_cluster_is_refused(tmp_path):
     monitoring, _ = watch(tmp_path)
     with pytest.raises(ValueError, match=r"rl_cluster: got 'int', allowed: a tunix RLCluster or learner\. Pass"):
         trm.attach_to_tunix(3, monitoring)
+
+
+def test_pieces_of_a_step_that_a_producer_ran_ahead_of_are_put_together(tmp_path):
+    monitoring = trm.setup_grpo_monitoring(
+        [named(n) for n in NAMES], reward_names=NAMES, use_wandb=False, verbose=False, output_dir=tmp_path
+    )
+    made, pieces = cluster(), [(s, k) for s in range(0, 6, 2) for k in range(4)]
+    made._buffered_train_metrics, made._buffered_eval_metrics, made.global_steps = [], [], 0
+    queue = made._buffered_train_metrics
+    trm.attach_to_tunix(SimpleNamespace(rl_cluster=made, algo_config=SimpleNamespace(off_policy_steps=1)), monitoring)
+    for s, k in pieces:  # 0 1 0 1, 2 3 2 3 ...
+        queue.append(buffer(s + k % 2, [rewards_of(10 * (s + k % 2) + k // 2)]))
+    for step in range(1, 5):
+        made.global_steps = step
+        while queue[0].global_steps < step:
+            made._external_metrics_logger(queue.pop(0))
+    monitoring.finalize()  # with what is queued: the run was interrupted
+    data = json.loads((tmp_path / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(6))
+    for name in NAMES:
+        means = [np.mean([rewards_of(10 * s)[name], rewards_of(10 * s + 1)[name]]) for s in range(6)]
+        np.testing.assert_allclose(data["history"][name], means, rtol=1e-5, atol=1e-7)

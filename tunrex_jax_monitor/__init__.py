@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.host.functions import RewardFunctionMonitor as RewardFunctionMonitor
     from tunrex_jax_monitor.host.functions import RewardFunctionWrapper as RewardFunctionWrapper
     from tunrex_jax_monitor.host.history import History as History
+    from tunrex_jax_monitor.host.metrics_collector import MetricsCollector as MetricsCollector
     from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger as RewardMetricsLogger
     from tunrex_jax_monitor.host.monitor import RewardMonitor as RewardMonitor
     from tunrex_jax_monitor.host.record import AlertEvent as AlertEvent
@@ -61,6 +62,7 @@ _HOME = {
     "RewardAnomalyDetector": "host.detector",
     "RewardFunctionMonitor": "host.functions",
     "RewardFunctionWrapper": "host.functions",
+    "MetricsCollector": "host.metrics_collector",
     "RewardMetricsLogger": "host.metrics_logger",
     "RewardMonitor": "host.monitor",
     "RewardStats": "host.stats",

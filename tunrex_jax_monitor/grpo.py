@@ -10,20 +10,14 @@ Nothing here computes a statistic: calls are collected on the caller's thread, o
 is enqueued by a thread beside the training, and the records go the way of `Reporter`.
 """
 
-import logging
 import os
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, SupportsInt
-
-import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host import names as names_lib
+<<<<<<< HEAD
 from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
@@ -31,18 +25,17 @@ from tunrex_jax_monitor.host.files import json_parts, require_writable, write_at
 from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.history import EXPORT
+=======
+from tunrex_jax_monitor.host.functions import RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor.host.guard import as_seconds
+from tunrex_jax_monitor.host.intake import Intake
+>>>>>>> surface
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
 from tunrex_jax_monitor.host.monitor import RewardMonitor
-from tunrex_jax_monitor.host.pool import Round
-from tunrex_jax_monitor.host.report.child import RenderChild
-from tunrex_jax_monitor.host.report.render import write_final
-from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
+from tunrex_jax_monitor.host.names import ADVANTAGES
+from tunrex_jax_monitor.host.outputs import Outputs
 from tunrex_jax_monitor.host.sinks.base import Sink
-from tunrex_jax_monitor.host.sinks.console import ConsoleSink, say
-from tunrex_jax_monitor.host.transfer import hold
-
-_logger = logging.getLogger("tunrex_jax_monitor")
-_UNSTEPPED = 4096  # rounds that wait for a first update_step; beyond, every round is a step of its own
+from tunrex_jax_monitor.host.sinks.console import ConsoleSink, ascii_safe, say
 
 
 class GRPOMonitoringIntegration:
@@ -56,7 +49,7 @@ class GRPOMonitoringIntegration:
       use_wandb: log to the active W&B run, looked up at each emission; without one, a warning, once.
       enable_anomaly_detection: False computes no alert.
       log_frequency: steps between two emissions (console, W&B, `records.jsonl`).
-      summary_frequency: steps between two summary blocks on the console.
+      summary_frequency: steps between two summary blocks on the console; each comes with the emission that is due next.
       visualization_frequency: steps between two pictures `dashboard_step_N.png`, drawn by another process; 0 for none.
       output_dir: where files go. Each run writes its records into a directory of its own inside.
       verbose: False prints nothing.
@@ -66,6 +59,8 @@ class GRPOMonitoringIntegration:
       group_size: completions per prompt, for the group statistics; taken from the calls where they tell.
       wandb_tags: added to those of the W&B run.
       wandb_config: added to its config.
+      wandb_prefix: before every key there, for a run that has keys such as `reward` or `rewards/sum` of its own.
+      wandb_commit: True where nobody else logs to that run: each emission is a row at once, not when the run ends.
       sinks: where records go besides.
       **options: further arguments of `RewardAccumulator`: weights, thresholds, ema_alpha_short ...
 
@@ -77,8 +72,10 @@ class GRPOMonitoringIntegration:
       visualizer: the `RewardVisualizer`, or None without matplotlib.
       function_monitor: the `RewardFunctionMonitor`.
       side_monitors: a `RewardMonitor` of each other mode of calls ("eval"), and of "advantages".
-      output_dir: where files go.
+      intake: what a trainer's hooks hand steps, rewards and advantages to.
+      output_dir: where files go: as given, or else what a warning has told.
       run_dir: the directory of `manifest.json` and `records.jsonl`.
+      use_wandb, enable_anomaly_detection, log_frequency, summary_frequency, visualization_frequency, verbose: as given.
 
     Raises:
       ValueError: an argument is wrong.
@@ -102,11 +99,14 @@ class GRPOMonitoringIntegration:
         group_size: int | None = None,
         wandb_tags: Sequence[str] = (),
         wandb_config: Mapping[str, Any] | None = None,
+        wandb_prefix: str = "",
+        wandb_commit: bool = False,
         sinks: Sequence[Sink] = (),
         **options: Any,
     ) -> None:
         self.reward_names = names_lib.assign(reward_functions, reward_names)
         self.reward_functions = list(reward_functions)
+<<<<<<< HEAD
         self._visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
         log_frequency = as_integer("log_frequency", log_frequency, 1)
         blocks = max(1, as_integer("summary_frequency", summary_frequency, 1) // log_frequency)
@@ -122,14 +122,31 @@ class GRPOMonitoringIntegration:
         self._options = {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection, **options}
         self._options |= {"log_frequency": log_frequency, "verbose": False}
         console = [ConsoleSink(summary_every=blocks)] if verbose else []
+=======
+        self.log_frequency = as_integer("log_frequency", log_frequency, 1)
+        self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
+        self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
+        self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose
+        options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
+        options |= {"log_frequency": self.log_frequency, "group_size": group_size, "verbose": False}
+        RewardMonitor(self.reward_names, **options)  # what is wrong is said before anything begins
+        self.metrics_logger = RewardMetricsLogger(
+            use_wandb, log_histograms, histogram_bins,
+            tags=wandb_tags, config=wandb_config, prefix=wandb_prefix, commit=wandb_commit,
+        )  # fmt: skip
+        self._outputs = Outputs(output_dir, self.visualization_frequency, verbose)
+        self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
+        self.visualizer = self._outputs.visualizer
+        console = [ConsoleSink(summary_steps=self.summary_frequency)] if verbose else []
+>>>>>>> surface
         self.reward_monitor = RewardMonitor(
             self.reward_names,
-            group_size=group_size,
             sinks=[self.metrics_logger, *console, *sinks],
             run_dir=self.run_dir,
             extra_scalars=self._read_extra,
-            **self._options,
+            **options,
         )
+<<<<<<< HEAD
         self.side_monitors: dict[str, RewardMonitor] = {}
         self.visualizer = _visualizer() if self._writes else None
         self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
@@ -138,8 +155,22 @@ class GRPOMonitoringIntegration:
         self._has_stepped = self._is_given = self._finalized = False
         self._lock = threading.Lock()
         processes.announce()
+=======
+        self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
+        self.side_monitors = self.intake.side_monitors
+        self._lock, self._finalized = threading.Lock(), False
+>>>>>>> surface
         if verbose:
-            say(self._banner(enable_anomaly_detection))
+            say(self._banner())
+        self.function_monitor = RewardFunctionMonitor(verbose)
+        self._wrapped = self.function_monitor.wrap_all(
+            self.reward_functions, self.reward_names, listener=self.intake.hear
+        )
+
+    @property
+    def use_wandb(self) -> bool:
+        """Whether rows go to W&B."""
+        return self.metrics_logger.use_wandb
 
     def get_wrapped_reward_functions(self) -> list[RewardFunctionWrapper]:
         """Return the functions to give the trainer, in order; a new list each time, since trainers append to it."""
@@ -152,50 +183,13 @@ class GRPOMonitoringIntegration:
           step: the trainer's step.
           reward_values: samples by name (scalar, list or array), in the place of what that function returned.
         """
-        self._guarded(lambda: self._end_step(step, reward_values))
-
-    def add_rewards(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
-        """Add one block of samples to the step that is going on, as if the functions had returned them. Never raises.
-
-        Args:
-          rewards: samples by name; unknown names are told once and left out.
-          mode: "train", or another mode that is kept apart.
-        """
-        if not self._is_given:
-            self._guarded(lambda: self._collector.add(rewards, mode))
-
-    def end_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        """End a step whose rewards are all given; what the functions returned is left alone from then on. Never raises.
-
-        For a trainer that knows which rewards belong to which step, also while the next ones are being computed.
-
-        Args:
-          step: the trainer's step.
-          rounds: by mode, a list of blocks, each samples by name.
-        """
-        self._guarded(lambda: self._end_given_step(step, rounds))
-
-    def expect_steps(self) -> None:
-        """Say that `update_step` or `end_step` will be called, so that a round of calls is no step by itself."""
-        self._has_stepped = True
-
-    def stop_listening(self) -> None:
-        """Leave what the wrapped functions return alone, but for their counters: it comes by `add_rewards` as well."""
-        self._collector.stop_listening()
-
-    def note_mode(self, completions: Any, mode: Any) -> None:
-        """Tell of which mode completions are, since `metric_fn` is not told."""
-        self._collector.note_mode(completions, mode_of(mode))
+        self.intake.end_step(step, reward_values)
 
     def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
         """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""
         if advantages is not None:
-            self._guarded(lambda: self._collector.add_advantages(advantages, completions))
+            self.intake.add_advantages(advantages, completions)
         return {}
-
-    def set_group_size(self, group_size: int) -> None:
-        """Tell how many completions a prompt has; no effect once there is data, or where it was given."""
-        self._background.put(lambda: self.reward_monitor.set_group_size(group_size))
 
     def flush(self, timeout_seconds: float = 5.0, *, wandb_ends: bool = False) -> None:
         """Wait until what has been handed over so far is in the sinks. Never raises.
@@ -204,10 +198,7 @@ class GRPOMonitoringIntegration:
           timeout_seconds: how long, at most.
           wandb_ends: the owner is about to close the W&B run: log there what is held back, and nothing later.
         """
-        self._background.put(self._flush_all)
-        if wandb_ends:
-            self._background.put(self.metrics_logger.close)
-        self._background.drain(as_seconds(timeout_seconds))
+        self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
         """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
@@ -216,6 +207,7 @@ class GRPOMonitoringIntegration:
         if finalized:
             return
         timeout_seconds = as_seconds(timeout_seconds)
+<<<<<<< HEAD
         self._guarded(self._take_rest)
         self._background.close(timeout_seconds)
         for monitor in (self.reward_monitor, *self.side_monitors.values()):
@@ -281,6 +273,11 @@ class GRPOMonitoringIntegration:
             monitor = RewardMonitor(names, **({"group_size": group_size} | self._options))
             self.side_monitors[mode] = monitor
         monitor.fold(rounds, self.reward_monitor.global_step if step is None else step)
+=======
+        self.intake.close(timeout_seconds)
+        self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
+        self.intake.guard(lambda: self._outputs.close(timeout_seconds))
+>>>>>>> surface
 
     def _read_extra(self) -> dict[str, float]:
         """Return what goes into a record besides: the counters of the functions, and the rewards of other modes."""
@@ -291,6 +288,7 @@ class GRPOMonitoringIntegration:
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
 
+<<<<<<< HEAD
     def _flush_all(self) -> None:
         for monitor in (*self.side_monitors.values(), self.reward_monitor):
             monitor.flush()
@@ -315,14 +313,17 @@ class GRPOMonitoringIntegration:
             self._collector.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
 
     def _banner(self, detects: bool) -> str:
+=======
+    def _banner(self) -> str:
+>>>>>>> surface
         rule = "=" * 80
         lines = [rule, "Reward Monitoring System Initialized", rule]
         lines += [f"Monitoring {len(self.reward_names)} reward functions:"]
-        lines += [f"  - {name}" for name in self.reward_names]
+        lines += [f"  - {ascii_safe(name)}" for name in self.reward_names]
         lines += [
             f"Output directory: {self.output_dir}",
-            f"W&B logging: {'enabled' if self.metrics_logger.use_wandb else 'disabled'}",
-            f"Anomaly detection: {'enabled' if detects else 'disabled'}",
+            f"W&B logging: {'enabled' if self.use_wandb else 'disabled'}",
+            f"Anomaly detection: {'enabled' if self.enable_anomaly_detection else 'disabled'}",
             rule,
         ]
         return "\n".join(lines)
@@ -331,24 +332,3 @@ class GRPOMonitoringIntegration:
 def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwargs: Any) -> GRPOMonitoringIntegration:
     """Return a `GRPOMonitoringIntegration` of the functions; `kwargs` are its arguments."""
     return GRPOMonitoringIntegration(reward_functions, **kwargs)
-
-
-def _usable(output_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory, or a temporary one where it cannot be written: that must not cost a night of training."""
-    target = Path(output_dir).expanduser()
-    _, error = attempt(lambda: require_writable(target))
-    if error is None:
-        return target
-    fallback = Path(tempfile.mkdtemp(prefix="reward_monitoring_"))
-    message = (
-        "output_dir: got '%s', which cannot be written (%s). Files go to '%s'; give a directory that can be written."
-    )
-    _logger.warning(message, target, error, fallback)
-    return fallback
-
-
-def _visualizer() -> RewardVisualizer | None:
-    visualizer, error = attempt(RewardVisualizer)
-    if error is not None:
-        _logger.warning("There will be no pictures: %s. Install matplotlib for them.", error)
-    return visualizer

@@ -243,3 +243,13 @@ def test_a_handler_added_later_takes_over_without_doubling():
     )
     assert done.stdout == ""
     assert done.stderr.count("[ALERT]") == 1
+
+
+def test_blocks_come_with_the_first_record_behind_so_many_steps(caplog):
+    sink = ConsoleSink(summary_steps=100)
+    with caplog.at_level(logging.INFO):
+        for update in range(30, 301, 30):
+            sink.write(make_record(update - 1, update=update))
+    assert [line for line in caplog.text.splitlines() if "Step" in line] == [
+        f"Reward Monitoring Summary (Step {step})" for step in (119, 209, 299)
+    ]

@@ -1,8 +1,10 @@
 """Wrapped reward functions: what the trainer sees stays as it was, and what we count is right."""
 
+import copy
 import functools
 import gc
 import inspect
+import pickle
 import threading
 import weakref
 
@@ -96,6 +98,21 @@ def test_no_argument_and_no_result_is_retained():
     assert [ref() for ref in alive] == [None, None]
 
 
+def test_a_copy_is_the_wrapper_itself_as_with_a_function_and_pickling_leaves_counters_behind():
+    wrapper = RewardFunctionWrapper(match, "named", listener=print)
+    wrapper([], ["a"])
+    assert copy.deepcopy([wrapper])[0] is wrapper
+    assert copy.copy(wrapper) is wrapper
+    other = pickle.loads(pickle.dumps(wrapper))
+    assert (other.name, other.call_count, other([], ["a", "b"])) == ("named", 0, [1.0, 1.0])
+
+
+@pytest.mark.parametrize("result", ["2", ["1", 2.0], [None, "3"], np.array(["1"]), [b"1"], 1j, [object()]])
+def test_text_is_no_number(result):
+    with pytest.raises((TypeError, ValueError)):
+        to_samples(result)
+
+
 def test_counts_are_exact_under_threads():
     wrapper = RewardFunctionWrapper(match)
     threads = [threading.Thread(target=lambda: [wrapper([], ["a"]) for _ in range(500)]) for _ in range(8)]
@@ -126,13 +143,15 @@ def test_the_set_keeps_order_and_logs_the_documents_keys():
     assert metrics["reward_fn/match/calls"] == 1.0
     assert 0 < metrics["reward_fn/match/avg_time_ms"] <= metrics["reward_fn/match/max_time_ms"]
     assert "match:\n  Calls: 1\n  Errors: 0 (0.0%)" in monitor.format_summary()
+    assert monitor.wrap(match, "second", False, False).name == "second"
+    assert [w.name for w in monitor.wrap_all([match], ["third"], log_errors=False, track_timing=False)] == ["third"]
     monitor.reset_all()
     assert monitor.get_metrics_dict()["reward_fn/match/calls"] == 0.0
 
 
 def test_names_are_made_distinct_with_one_warning(caplog):
-    found = names.assign([match, match, Judge(), len], ["a/b", "a b", "sum", "reward"])
-    assert found == ["a_b", "a_b_2", "sum_reward", "reward_reward"]
+    found = names.assign([match] * 5, ["a/b", "a b", "sum", "reward", "advantages"])
+    assert found == ["a_b", "a_b_2", "sum_reward", "reward_reward", "advantages_reward"]
     assert len(caplog.messages) == 1
     assert "'a b' is logged as 'a_b_2'" in caplog.text
 

@@ -298,6 +298,9 @@ def test_quiet_prints_nothing_and_verbose_the_documents_blocks(tmp_path, caplog,
     text = caplog.text
     for line in (
         "Reward Monitoring System Initialized",
+        "Wrapped reward function: constant",
+        "Visualizations saved to",
+        "Monitoring summary saved to",
         "Monitoring 1 reward functions:\n  - constant",
         "W&B logging: disabled",
         "Reward Monitoring Summary (Step 0)",
@@ -485,3 +488,88 @@ def test_a_jax_result_may_be_donated_by_the_trainer(tmp_path):
         monitoring.update_step(step)
     monitoring.finalize()
     assert export(tmp_path)["history"]["ramp"] == [1.5] * 3
+
+
+def test_two_on_one_directory_keep_their_files_apart(tmp_path, caplog):
+    pair = [setup(tmp_path, [constant]) for _ in range(2)]
+    for n, monitoring in enumerate(pair, start=1):
+        for step in range(n):
+            call(monitoring.get_wrapped_reward_functions(), 4)
+            monitoring.update_step(step)
+        monitoring.finalize()
+    assert "is being written by another monitor" in caplog.text
+    assert pair[1].output_dir == pair[1].run_dir
+    for n, monitoring in enumerate(pair, start=1):
+        assert export(monitoring.output_dir)["steps"] == list(range(n))
+        assert FILES <= {path.name for path in monitoring.output_dir.iterdir()}
+    caplog.clear()
+    third = setup(tmp_path, [constant])
+    assert third.output_dir == tmp_path
+    assert "holds files of an earlier run" in caplog.text
+    third.finalize()
+
+
+def test_a_step_larger_than_the_window_costs_nothing(tmp_path, caplog):
+    monitoring = setup(tmp_path, [constant], window_size=16)
+    for step, size in enumerate((4, 12, 40)):  # warnings are errors here
+        call(monitoring.get_wrapped_reward_functions(), size)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert export(tmp_path)["series"]["constant/count"] == [4, 12, 40]
+    assert caplog.text.count("A step of 40 samples is larger than the window") == 1
+
+
+def test_a_step_that_could_not_be_taken_is_counted(tmp_path, monkeypatch):
+    monitoring = setup(tmp_path, [constant], log_frequency=1)
+    fold = monitoring.reward_monitor.fold
+    for step in range(4):
+        monkeypatch.setattr(monitoring.reward_monitor, "fold", fold if step != 1 else lambda *_: 1 / 0)
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["steps"] == [0, 2, 3]
+    assert data["scalars"]["monitoring/dropped_records"] == 1
+
+
+def test_one_completion_per_prompt_makes_no_group(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    for step, generations in enumerate((1, 4)):
+        call(monitoring.get_wrapped_reward_functions(), 4, num_generations=generations)
+        monitoring.update_step(0) if step else None
+    monitoring.finalize()
+    assert export(tmp_path)["config"]["group_size"] == 4
+
+
+def test_a_reward_called_advantages_keeps_keys_of_its_own(tmp_path):
+    monitoring = setup(tmp_path, [constant], reward_names=["advantages"], log_frequency=1)
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.metric_fn(completions=["c"] * 4, advantages=[3.0] * 4)
+    monitoring.update_step(0)
+    monitoring.flush(60.0)
+    monitoring.update_step(1, {"advantages": [0.5] * 4})
+    monitoring.finalize()
+    scalars = export(tmp_path)["scalars"]
+    assert (scalars["advantages_reward/mean"], scalars["advantages/mean"]) == (0.5, 3.0)
+
+
+def test_pictures_that_came_too_fast_are_told(tmp_path, caplog, monkeypatch):
+    monitoring = setup(tmp_path, [constant], visualization_frequency=1)
+    monkeypatch.setattr("tunrex_jax_monitor.host.report.child.RenderChild.start", lambda *_: None)
+    for step in range(3):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert "Pictures of steps 1, 2 are missing" in caplog.text
+
+
+def test_the_documents_attributes_and_detectors_are_reachable(tmp_path):
+    monitoring = setup(tmp_path, [constant], log_frequency=7, summary_frequency=30)
+    assert (monitoring.log_frequency, monitoring.summary_frequency, monitoring.visualization_frequency) == (7, 30, 0)
+    assert (monitoring.use_wandb, monitoring.verbose, monitoring.enable_anomaly_detection) == (False, False, True)
+    assert monitoring.reward_monitor.global_step == 0
+    assert list(monitoring.function_monitor.wrapped_functions) == ["constant"]
+    (detector,) = monitoring.reward_monitor.anomaly_detectors.values()
+    assert detector is monitoring.reward_monitor.anomaly_detectors["constant"]
+    monitoring.finalize()

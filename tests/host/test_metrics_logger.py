@@ -1,12 +1,18 @@
 """RewardMetricsLogger and the integration on W&B, judged by reading offline runs back."""
 
+import contextlib
+import json
 import logging
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tunrex_jax_monitor as trm
 from tests import wandb_reader
+from tests.device.support import without_runtime_types
 
 try:
     import wandb
@@ -20,7 +26,8 @@ pytestmark = [pytest.mark.wandb, pytest.mark.filterwarnings("default")]  # of wh
 def init(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield {"mode": "offline", "dir": tmp_path, "project": "p"}
-    wandb.teardown()
+    with contextlib.suppress(ConnectionError):  # where a test has killed its other end
+        wandb.teardown()
 
 
 def constant(prompts, completions, **kwargs):
@@ -127,3 +134,59 @@ def test_what_the_owner_logs_after_finalize_is_not_lost(init, tmp_path):
     assert [row["loss"] for row in run.history if "loss" in row] == [float(step) for step in range(8)]
     ours = {row["monitoring/step"] for row in run.history if "constant/mean" in row}
     assert ours == set(range(8))
+
+
+def test_bad_input_is_told_and_logged_as_far_as_it_goes(init, tmp_path, caplog):
+    owner, logger = wandb.init(**init), trm.RewardMetricsLogger()
+    with without_runtime_types(), caplog.at_level(logging.WARNING):
+        logger.log_alerts(None)
+        logger.log_alerts(3)
+        logger.log_alerts([{"message": "DROP: a - fell"}, "DROP: b - fell", {"no": "message"}])
+        logger.log_alerts(["DROP: a - fell", "SPIKE: b - rose"], step="x")
+        logger.log_step({"own": 1.0}, step="x")
+        logger.log_reward_batch({"a": "2"})
+        logger.log_summary_table({"a": {"mean": 0.5, "other": 1}, "b": trm.RewardStats("b")})
+        logger.log_alerts(["DROP: a - fell"])
+    logger.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert sorted(run.series("alerts/DROP")) == [1.0, 2.0]
+    assert sorted(run.series("alerts/total")) == [2.0, 3.0]
+    assert run.series("own") == [1.0]
+    assert run.series("rewards/summary_table")[0]["nrows"] == 2
+    assert "step: got 'x', allowed: a whole number" in caplog.text
+    assert "allowed: numbers and None" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"log_frequency": 0}, {"histogram_bins": 513}, {"histogram_bins": 0}])
+def test_bad_configuration_fails_at_once(options):
+    with without_runtime_types(), pytest.raises(ValueError, match=r"got .*, allowed"):
+        trm.RewardMetricsLogger(use_wandb=False, **options)
+
+
+def test_wandb_that_is_killed_under_us_costs_its_rows_only(init, tmp_path, caplog):
+    owner = wandb.init(**init)
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
+    for step in range(8):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+        if step == 3:
+            for pid in children_named("wandb-core"):
+                os.kill(pid, signal.SIGKILL)
+    monitoring.finalize()
+    with contextlib.suppress(Exception):
+        owner.finish()
+    assert "failed and is switched off" in caplog.text or "did not take" in caplog.text
+    data = json.loads((tmp_path / "out" / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(8))
+
+
+def children_named(name):
+    tree = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid, rest = path.read_text().split(" ", 1)
+            command, _, fields = rest.rpartition(") ")
+            tree[int(pid)] = command, int(fields.split()[1])
+    return [pid for pid, (command, parent) in tree.items() if name in command and parent == os.getpid()]

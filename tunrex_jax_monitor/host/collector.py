@@ -5,23 +5,21 @@ Everything here runs on the thread that called the function, so it copies number
 
 import logging
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tunrex_jax_monitor.host.functions import RAISED, Call, to_samples
+from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, capture
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.names import ADVANTAGES, clean
 from tunrex_jax_monitor.host.pool import Pool, Round, round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-ADVANTAGES = "advantages"
 _REMEMBERED = 256
-_NONE = np.zeros(0, np.float32)
+_WAITING = 4096  # blocks of advantages whose step has not ended
 
 
 class Collector:
@@ -36,7 +34,8 @@ class Collector:
         self._is_listening, self._lock = True, threading.Lock()
         self._names = tuple(names)
         self._on_group_size = on_group_size
-        self._rewards, self._advantages = Pool(names), Pool((ADVANTAGES,))
+        self._rewards = Pool(names)
+        self._advantages: deque[tuple[int, Any]] = deque(maxlen=_WAITING)  # with the id of their completions
         self._modes: OrderedDict[int, str] = OrderedDict()  # of the newest completions
         self._told: set[str] = set()
 
@@ -60,21 +59,20 @@ class Collector:
 
     def _samples(self, call: Call) -> Any:
         """Return the samples of a call; none where it returned something else, so that its round gets full."""
-        samples, error = attempt(lambda: capture(call.result))
-        expected = 0 if call.result is RAISED else _length(call.completions)
-        if samples is None:
-            self.tell(f"{call.name}: a result could not be recorded: {error}", about=f"result {call.name}")
-            return _NONE
-        if expected and not isinstance(call.result, list | tuple) and np.ndim(call.result) == 0:
-            return np.full(expected, to_samples(samples)[0], np.float32)
-        if expected is not None and np.size(samples) != expected:
+        if call.samples is None:
+            self.tell(f"{call.name}: a result could not be recorded: {call.error}", about=f"result {call.name}")
+            return NO_SAMPLE
+        expected = 0 if call.has_raised else _length(call.completions)
+        if expected and call.is_scalar:
+            return np.full(expected, float(np.asarray(call.samples).reshape(())), np.float32)
+        if expected is not None and np.size(call.samples) != expected:
             self.tell(
-                f"{call.name} returned {np.size(samples)} rewards for {expected} completions; such calls are left out "
-                "of the statistics. Return one reward per completion.",
+                f"{call.name} returned {np.size(call.samples)} rewards for {expected} completions; such calls are left "
+                "out of the statistics. Return one reward per completion.",
                 about=f"length {call.name}",
             )
-            return _NONE
-        return samples
+            return NO_SAMPLE
+        return call.samples
 
     def stop_listening(self) -> None:
         """Leave what functions return alone, and forget what they returned: it comes by another way as well."""
@@ -99,9 +97,10 @@ class Collector:
     def to_rounds(self, rewards: Mapping[str, Any]) -> list[Round]:
         """Return values by name as a round, if there are any; what is unknown or no number is told and left out."""
         round_: Round = {}
-        for name, value in rewards.items():
+        for given, value in rewards.items():
+            name = given if given in self._names else clean(str(given))
             if name not in self._names:
-                self.tell(f"There is no reward {name!r}, so it is left out. Known are: {', '.join(self._names)}.")
+                self.tell(f"There is no reward {given!r}, so it is left out. Known are: {', '.join(self._names)}.")
             elif value is not None:
                 samples, error = attempt(partial(capture, value))
                 if error is None:
@@ -112,17 +111,22 @@ class Collector:
 
     def add_advantages(self, advantages: Any, completions: Any) -> None:
         """Add the advantages of some completions, unless these were of another mode than training."""
-        if self._modes.get(id(completions), "train") != "train":
-            return
-        self._advantages.add(ADVANTAGES, id(advantages), ADVANTAGES, capture(advantages))
+        if self._modes.get(id(completions), "train") == "train":
+            samples = capture(advantages)
+            with self._lock:
+                self._advantages.append((id(completions), samples))
 
     def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode; see `Pool.take`."""
-        return self._rewards.take(unfinished) | self._advantages.take(unfinished)
+        return self._rewards.take(unfinished) | self.take_advantages()
 
-    def take_advantages(self) -> dict[str, list[Round]]:
-        """Take out the rounds of advantages alone."""
-        return self._advantages.take("mine")
+    def take_advantages(self, completions: Iterable[Any] | None = None) -> dict[str, list[Round]]:
+        """Take out the advantages of these completions, or all."""
+        with self._lock:
+            keys = {key for key, _ in self._advantages} if completions is None else set(map(id, completions))
+            taken: list[Round] = [{ADVANTAGES: samples} for key, samples in self._advantages if key in keys]
+            self._advantages = deque((at for at in self._advantages if at[0] not in keys), _WAITING)
+        return {ADVANTAGES: taken} if taken else {}
 
     def tell(self, message: str, about: str | None = None) -> None:
         """Log a warning, once of what it is about."""
@@ -134,14 +138,9 @@ class Collector:
         size, ids = keywords.get("num_generations"), keywords.get("trajectory_ids")
         if size is None and ids is not None and len(ids) and isinstance(ids[0], str):  # "<row>_<completion>"
             size = sum(i.rpartition("_")[0] == ids[0].rpartition("_")[0] for i in ids)
-        if size is not None and int(size) > 0 and self._on_group_size is not None:
+        if size is not None and int(size) > 1 and self._on_group_size is not None:  # one makes no group
             self._on_group_size(int(size))
             self._on_group_size = None
-
-
-def capture(result: Any) -> Any:
-    """Return a copy of what a function returned; what lies on a device is copied there, and read later."""
-    return jnp.copy(result) if isinstance(result, jax.Array) else to_samples(result)
 
 
 def mode_of(given: Any) -> str:
@@ -151,7 +150,8 @@ def mode_of(given: Any) -> str:
     'eval'
     """
     text = getattr(given, "value", given)
-    return text.rpartition(".")[2].lower() if isinstance(text, str) and text else "train"
+    mode = text.rpartition(".")[2].lower().replace("/", "_") if isinstance(text, str) else ""
+    return f"{mode}_mode" if mode == ADVANTAGES else mode or "train"
 
 
 def _length(completions: Any) -> int | None:

@@ -4,8 +4,7 @@ from typing import Any
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host.functions import to_samples
-from tunrex_jax_monitor.host.stats import RewardStats
+from tunrex_jax_monitor.host import pool
 
 
 class RewardAnomalyDetector:
@@ -46,7 +45,7 @@ class RewardAnomalyDetector:
         )
         self._states: dict[str, MonitorState] = {}
 
-    def detect(self, value: Any, name: str = "reward", stats: RewardStats | None = None) -> list[str]:
+    def detect(self, value: Any, name: str = "reward", stats: Any = None) -> list[str]:
         """Take one step of a reward, and return what began with it, each as "TYPE: name - text".
 
         Args:
@@ -54,10 +53,11 @@ class RewardAnomalyDetector:
           name: the reward; each has a past of its own.
           stats: not needed, since the past is kept here; the original document passes it.
         """
-        acc, samples = self.accumulator, to_samples(value)
+        acc = self.accumulator
         (own,) = acc.reward_names
+        batch = pool.join([{own: value}], acc.reward_names, acc.group_size or 1, 0)
         state = self._states.get(name)
-        state = acc.init(batch_size=max(len(samples), 1)) if state is None else acc.reset_interval(state)
-        self._states[name] = state = acc.update_jit(state, {own: samples})
+        state = acc.init(batch_size=len(batch.mask[own])) if state is None else acc.reset_interval(state)
+        self._states[name] = state = pool.fold(acc, state, batch)
         told = [(event.type, event.message) for event in acc.record(state).alerts if event.reward == own]
         return [f"{kind}: {name}{message.removeprefix(f'{kind}: {own}')}" for kind, message in told]

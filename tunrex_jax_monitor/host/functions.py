@@ -1,7 +1,7 @@
 """Reward functions under watch: called as before, counted, timed, and overheard.
 
 A wrapper returns what the function returns, untouched, and raises what it raises. It keeps no argument and no result;
-numbers are copied out of a result for whoever listens.
+numbers are copied out of a result once, for whoever listens. As with a function, a copy of it is itself.
 """
 
 import functools
@@ -13,13 +13,16 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import clean, name_of
+from tunrex_jax_monitor.host.sinks.console import ascii_safe, say
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-RAISED = ()  # no sample
+NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 
@@ -28,7 +31,10 @@ class Call(NamedTuple):
     """What a listener learns of one call."""
 
     name: str
-    result: Any  # as returned; a listener must not keep or change it. RAISED where the function did that
+    samples: Any  # a copy: float32[n], or an array on its device; None where there is no number to read
+    error: Exception | None  # what the function raised, or why its result holds no samples
+    is_scalar: bool  # one number for all completions
+    has_raised: bool
     completions: Any  # what it was given as such, or else its first argument; None where there is neither
     keywords: Mapping[str, Any]
 
@@ -87,11 +93,21 @@ class RewardFunctionWrapper:
             result = self._reward_fn(*args, **kwargs)
         except Exception as error:
             self._count(time.perf_counter() - start, error)
-            self._report(RAISED, args, kwargs)
+            self._report(None, error, args, kwargs)
             raise
         self._count(time.perf_counter() - start, None)
-        self._report(result, args, kwargs)
+        self._report(result, None, args, kwargs)
         return result
+
+    def __copy__(self) -> "RewardFunctionWrapper":
+        return self
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "RewardFunctionWrapper":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process without counters and listener: what is called there is counted there."""
+        return type(self), (self._reward_fn, self.name, self._log_errors, self._track_timing)
 
     @property
     def recent_values(self) -> list[float]:
@@ -136,8 +152,16 @@ class RewardFunctionWrapper:
                 type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
             )
 
-    def _report(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        _, failure = attempt(lambda: self._hand_over(Call(self.name, result, self._completions(args, kwargs), kwargs)))
+    def _report(self, result: Any, raised: Exception | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        samples, error = (NO_SAMPLE, raised) if raised is not None else attempt(lambda: capture(result))
+        if isinstance(samples, np.ndarray):  # what lies on a device is not worth a wait
+            with self._lock:
+                self._values.extend(samples[-self.max_recent :].tolist())
+        if (listener := self._listener) is None:
+            return
+        is_scalar = raised is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
+        call = Call(self.name, samples, error, is_scalar, raised is not None, self._completions(args, kwargs), kwargs)
+        _, failure = attempt(lambda: listener(call))
         if failure is not None:
             self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
 
@@ -146,15 +170,6 @@ class RewardFunctionWrapper:
             return kwargs.get("completions")
         bound, _ = attempt(lambda: inspect.signature(self._reward_fn).bind_partial(*args, **kwargs).arguments)
         return (bound or {}).get("completions", args[0])
-
-    def _hand_over(self, call: Call) -> None:
-        if self._listener is not None:
-            self._listener(call)
-        is_on_host = isinstance(call.result, list | tuple | float | int | np.ndarray | np.generic)
-        if is_on_host:  # what lies on a device is not worth a wait
-            values = to_samples(call.result)[-self.max_recent :]
-            with self._lock:
-                self._values.extend(values.tolist())
 
     def _tell(self, what: str, message: str, error: Exception) -> None:
         with self._lock:
@@ -168,7 +183,7 @@ class RewardFunctionMonitor:
     """A set of wrapped reward functions.
 
     Args:
-      verbose: log each function as it is wrapped.
+      verbose: say each function as it is wrapped.
 
     Attributes:
       wrapped_functions: the wrappers, by name.
@@ -178,32 +193,26 @@ class RewardFunctionMonitor:
         self.verbose = verbose
         self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
 
-    def wrap(
-        self,
-        reward_fn: Callable[..., Any],
-        name: str | None = None,
-        log_errors: bool = True,
-        track_timing: bool = True,
-        *,
-        listener: Listener | None = None,
-    ) -> RewardFunctionWrapper:
-        """Return the function, wrapped; of two with one name, the second replaces the first in this set."""
-        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
+    def wrap(self, reward_fn: Callable[..., Any], *arguments: Any, **keywords: Any) -> RewardFunctionWrapper:
+        """Return the function, wrapped; of two with one name, the second replaces the first in this set.
+
+        Args:
+          reward_fn: any callable.
+          *arguments: further ones of `RewardFunctionWrapper`: name, log_errors, track_timing.
+          **keywords: the same, by name, and `listener`.
+        """
+        wrapper = RewardFunctionWrapper(reward_fn, *arguments, **keywords)
         self.wrapped_functions[wrapper.name] = wrapper
         if self.verbose:
-            _logger.info("Wrapped reward function: %s", wrapper.name)
+            say(f"Wrapped reward function: {ascii_safe(wrapper.name)}")
         return wrapper
 
     def wrap_all(
-        self,
-        reward_fns: Sequence[Callable[..., Any]],
-        names: Sequence[str] | None = None,
-        *,
-        listener: Listener | None = None,
+        self, reward_fns: Sequence[Callable[..., Any]], names: Sequence[str] | None = None, **keywords: Any
     ) -> list[RewardFunctionWrapper]:
-        """Return all functions, wrapped, in order."""
+        """Return all functions, wrapped, in order; `keywords` are as in `wrap`."""
         given = [None] * len(reward_fns) if names is None else names
-        return [self.wrap(f, name, listener=listener) for f, name in zip(reward_fns, given, strict=True)]
+        return [self.wrap(f, name, **keywords) for f, name in zip(reward_fns, given, strict=True)]
 
     def get_all_stats(self) -> dict[str, dict[str, Any]]:
         """Return `RewardFunctionWrapper.get_stats` of each, by name."""
@@ -247,15 +256,24 @@ def _text_of(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
+def capture(result: Any) -> Any:
+    """Return a copy of what a function returned; what lies on a device is copied there, and read later."""
+    return jnp.copy(result) if isinstance(result, jax.Array) else to_samples(result)
+
+
 def to_samples(result: Any) -> np.ndarray:
     """Return a result as a new float32 array of one axis; None is NaN, and a scalar one sample.
 
     Raises:
-      TypeError, ValueError: it holds something else than numbers.
+      TypeError, ValueError: it holds something else than numbers; a text is none, whatever it says.
     """
-    if isinstance(result, list | tuple):
-        result = [np.nan if value is None else value for value in result]
-    elif result is None:
-        result = np.nan
+    given = np.asarray(result)
+    if given.dtype.kind == "O":
+        given = np.array([np.nan if value is None else value for value in given.flat])
+    is_text = given.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in given.flat)
+    if given.dtype.kind in "USmMc" or is_text:
+        raise TypeError(
+            f"got {'text' if is_text else given.dtype}, allowed: numbers and None. Return one per completion."
+        )
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
-        return np.array(result, np.float32).reshape(-1)
+        return np.array(given, np.float32).reshape(-1)

@@ -1,21 +1,19 @@
 """RewardMetricsLogger: the original document's W&B logger, over `WandbSink` and its rules for shared runs."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host import pool
-from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.metrics_collector import MetricsCollector
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.wandb import WandbSink
 from tunrex_jax_monitor.host.stats import RewardStats
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-_OF_BATCH = ("mean", "std", "min", "max", "median", "count")
 _OF_TABLE = ("mean", "std", "min", "max", "median", "ema_short", "ema_long", "count")
 
 
@@ -31,6 +29,14 @@ class RewardMetricsLogger:
       log_frequency: `log_reward_batch` logs every so many calls.
       tags: as in `WandbSink`.
       config: as in `WandbSink`.
+      prefix: as in `WandbSink`.
+      commit: as in `WandbSink`.
+
+    Attributes:
+      use_wandb, log_histograms, histogram_bins, log_frequency: as given; `use_wandb` is False without wandb.
+
+    Raises:
+      ValueError: an argument is wrong.
     """
 
     def __init__(
@@ -42,19 +48,29 @@ class RewardMetricsLogger:
         *,
         tags: Sequence[str] = (),
         config: Mapping[str, Any] | None = None,
+        prefix: str = "",
+        commit: bool = False,
     ) -> None:
-        self.log_frequency, self.log_histograms = log_frequency, log_histograms
+        self.log_frequency = as_integer("log_frequency", log_frequency, 1)
+        self.histogram_bins = as_integer("histogram_bins", histogram_bins, 1, 512)  # W&B takes no more
+        self.log_histograms = log_histograms
         self._sink: WandbSink | None = None
         if use_wandb:
-            bins = histogram_bins if log_histograms else None
-            sink, error = attempt(partial(WandbSink, histogram_bins=bins, tags=tags, config=config))
+            bins = self.histogram_bins if log_histograms else None
+            given: dict[str, Any] = {
+                "histogram_bins": bins,
+                "tags": tags,
+                "config": config,
+                "prefix": prefix,
+                "commit": commit,
+            }
+            sink, error = attempt(lambda: WandbSink(**given))
             if isinstance(error, ImportError):
                 _logger.warning("W&B is not installed, so nothing goes there: pip install wandb, or use_wandb=False.")
             elif error is not None:
                 raise error
             self._sink = sink
-        self._state: MonitorState | None = None
-        self._acc: RewardAccumulator | None = None
+        self._collected, self._alerts = MetricsCollector(), Counter[str]()
         self._calls, self._step = 0, -1
 
     @property
@@ -78,9 +94,9 @@ class RewardMetricsLogger:
         Args:
           metrics: values by key.
           step: of the key `monitoring/step`, which is the x axis; one more than the last by default.
-          commit: not needed: a row joins the owner's next one, and on a run without other rows is held until its end.
+          commit: not needed: see `WandbSink`.
         """
-        self._step = self._step + 1 if step is None else int(step)
+        self._step = self._at(step, self._step + 1)
         self._use(lambda sink: sink.log(metrics, self._step))
 
     def log_reward_batch(
@@ -89,65 +105,80 @@ class RewardMetricsLogger:
         """Log `<prefix>/<name>/` mean, std, min, max, median and count of one batch.
 
         Args:
-          reward_values: maps names to scalars, lists or arrays; the same names in every call.
+          reward_values: maps names to scalars, lists or arrays.
           step: as in `log_step`.
           prefix: of the keys.
         """
         self._calls += 1
-        stats, error = attempt(lambda: self._fold(reward_values))
-        if stats is None:
+        batch = MetricsCollector()
+        _, error = attempt(lambda: batch.add_dict(reward_values))
+        if error is not None:
             _logger.warning("A batch of rewards could not be logged: %s", error)
-        elif self._calls % self.log_frequency == 0:
-            row = {f"{prefix}/{s.name}/{field}": getattr(s, field) for s in stats for field in _OF_BATCH if s.count}
-            self.log_step(row, step)
+            return
+        self._collected.add_dict(reward_values)
+        if self._calls % self.log_frequency == 0:
+            stats = batch.get_all_stats().items()
+            self.log_step({f"{prefix}/{name}/{field}": v for name, of in stats for field, v in of.items()}, step)
 
     def log_distributions(self, step: int | None = None, reset_after_log: bool = True) -> None:
         """Log `<name>/histogram` of what `log_reward_batch` was given: the newest 1000 samples of each reward."""
-        if self._acc is None or self._state is None or not self.log_histograms:
-            return
-        found = self._acc.record(self._state).histograms
-        histograms = {key: histogram for key, histogram in found.items() if "/run/" not in key}
-        self._use(lambda sink: sink.log({k: sink.histogram(h) for k, h in histograms.items()}, self._at(step)))
+        if self.log_histograms and len(self._collected):
+            self._use(self._log_histograms, self._at(step))
         if reset_after_log:
-            self._state = None
+            self._collected.reset()
 
-    def log_summary_table(self, reward_stats: Mapping[str, RewardStats], step: int | None = None) -> None:
-        """Log the statistics as one table, `rewards/summary_table`."""
-        rows = [[name, *(getattr(s, field) for field in _OF_TABLE)] for name, s in reward_stats.items()]
-        columns = ("reward", *_OF_TABLE)
-        self._use(lambda sink: sink.log({"rewards/summary_table": sink.table(columns, rows)}, self._at(step)))
+    def log_summary_table(
+        self, reward_stats: Mapping[str, RewardStats | Mapping[str, Any]], step: int | None = None
+    ) -> None:
+        """Log the statistics, each a `RewardStats` or a dict, as one table, `rewards/summary_table`."""
+        self._use(partial(self._log_table, reward_stats), self._at(step))
 
-    def log_alerts(self, alerts: Iterable[str | Mapping[str, Any]], step: int | None = None) -> None:
-        """Send alerts, each a text "TYPE: name - ..." or a dict with "message"; one of a kind every five minutes."""
-        for alert in alerts:
-            message = str(alert["message"] if isinstance(alert, Mapping) else alert)
-            text = f"{message}\n\nstep {self._at(step)}"
-            self._use(partial(WandbSink.log_alert, title=message.split(" - ")[0], text=text))
+    def log_alerts(self, alerts: Iterable[str | Mapping[str, Any]] | None, step: int | None = None) -> None:
+        """Log `alerts/<TYPE>` and `alerts/total`, counted since the beginning, and send each kind every five minutes.
+
+        Args:
+          alerts: each a text "TYPE: name - ..." or a dict with "message", as in `RewardMonitor.all_alerts`.
+          step: as in `log_step`.
+        """
+        at = self._at(step)
+        messages, error = attempt(lambda: [str(a["message"] if isinstance(a, Mapping) else a) for a in alerts or ()])
+        if error is not None:
+            _logger.warning("Alerts could not be logged: %s: %s", type(error).__name__, error)
+        if not messages:
+            return
+        self._alerts.update(message.split(":")[0] for message in messages)
+        counts = {f"alerts/{kind}": float(n) for kind, n in self._alerts.items()}
+        self._use(lambda sink: sink.log(counts | {"alerts/total": float(self._alerts.total())}, at))
+        for message in messages:
+            title, text = message.split(" - ")[0], f"{message}\n\nstep {at}"
+            self._use(partial(WandbSink.log_alert, title=title, text=text))
 
     def close(self) -> None:
         """Log what is held back."""
         self._use(lambda sink: sink.close())
 
-    def _at(self, step: int | None) -> int:
-        return max(self._step, 0) if step is None else int(step)
+    def _log_histograms(self, sink: WandbSink, step: int) -> None:
+        collected = self._collected
+        data = {name: collected.get_histogram_data(name, self.histogram_bins) for name in collected.get_all_stats()}
+        sink.log({f"{name}/histogram": sink.histogram(*d) for name, d in data.items() if len(d[0])}, step)
 
-    def _fold(self, values: Mapping[str, Any]) -> list[RewardStats]:
-        """Return the statistics of a batch, and keep it for `log_distributions`."""
-        round_ = {name: to_samples(value) for name, value in values.items()}
-        if self._acc is None:
-            self._acc = RewardAccumulator(tuple(round_), detect="off", log_frequency=1)
-        acc, batch = self._acc, pool.join([round_], list(round_), 1, 0)
-        size = len(next(iter(batch.mask.values())))
-        alone = acc.update_jit(acc.init(batch_size=size), batch.values, mask=batch.mask)
-        everything = acc.init(batch_size=size) if self._state is None else self._state
-        self._state = acc.update_jit(everything, batch.values, mask=batch.mask)
-        scalars = acc.record(alone).scalars
-        return [RewardStats.of(name, scalars) for name in acc.reward_names]
+    def _log_table(self, stats: Mapping[str, RewardStats | Mapping[str, Any]], sink: WandbSink, step: int) -> None:
+        given = {name: s if isinstance(s, Mapping) else vars(s) for name, s in stats.items()}
+        rows = [[name, *(s.get(field) for field in _OF_TABLE)] for name, s in given.items()]
+        sink.log({"rewards/summary_table": sink.table(("reward", *_OF_TABLE), rows)}, step)
 
-    def _use(self, action: Callable[[WandbSink], object]) -> None:
+    def _at(self, step: Any, default: int | None = None) -> int:
+        """Return a step as a number; one that is none is told, and the default."""
+        default = max(self._step, 0) if default is None else default
+        number, error = attempt(lambda: default if step is None else int(step))
+        if number is None:
+            _logger.warning("step: got %r, allowed: a whole number (%s). It is logged at %d.", step, error, default)
+        return default if number is None else number
+
+    def _use(self, action: Callable[..., object], *arguments: Any) -> None:
         sink = self._sink
         if sink is None:
             return
-        _, error = attempt(lambda: action(sink))
+        _, error = attempt(lambda: action(sink, *arguments))
         if error is not None:
             _logger.warning("W&B did not take what was logged: %s: %s", type(error).__name__, error)

@@ -18,6 +18,7 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
+from tunrex_jax_monitor.host.detector import RewardAnomalyDetector
 from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import History
@@ -55,7 +56,8 @@ class RewardMonitor:
     Attributes:
       reward_names: the names.
       history: the `History` of what has been emitted.
-      global_step: the newest step.
+      global_step: the newest step; 0 before the first, which is step 0 unless it has a number of its own.
+      anomaly_detectors: for each reward, one for values of yours, with the same thresholds.
 
     Raises:
       ValueError: an argument is wrong.
@@ -90,25 +92,48 @@ class RewardMonitor:
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose
         self._sinks = [*sinks, *([ConsoleSink()] if verbose else [])]
         self._run_dir, self._extra_scalars = run_dir, extra_scalars
-        self._lock = threading.RLock()
+        self._lock, self._lost = threading.RLock(), 0
         self.history = History()
         self._reporter: Reporter | None = None
+        self._detectors: dict[str, RewardAnomalyDetector] = {}
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; what sinks were given stays with them."""
         with self._lock:
             self.history.clear()
-            self.global_step = -1
+            self._newest = -1
             self._state: MonitorState | None = None
             self._samples, self._closed = 0, False
+            self._is_told_of_cut = False
             self._steps: deque[int] = deque(maxlen=self.accumulator.log_frequency)
 
     def set_group_size(self, group_size: int) -> None:
         """Learn how many completions a prompt has; no effect once there is data, or where it has been given."""
         with self._lock:
-            if self._state is None and self.accumulator.group_size is None:
+            if self.accumulator.group_size is not None:
+                return
+            if self._state is None:
                 self.accumulator = replace(self.accumulator, group_size=group_size)
+            else:
+                message = (
+                    "There are no group statistics: that %d completions share a prompt was told after the first step."
+                )
+                _logger.warning(message + " Pass group_size=%d.", group_size, group_size)
+
+    @property
+    def global_step(self) -> int:
+        """The newest step; 0 before the first."""
+        return max(self._newest, 0)
+
+    @property
+    def anomaly_detectors(self) -> dict[str, RewardAnomalyDetector]:
+        """A detector for each reward, with the thresholds of this monitor; it keeps a past of its own."""
+        if not self.enable_anomaly_detection:
+            return {}
+        acc = self.accumulator
+        limits = {field: getattr(acc, field) for field in ("std_threshold", "drop_threshold", "spike_threshold")}
+        return {name: self._detectors.setdefault(name, RewardAnomalyDetector(**limits)) for name in self.reward_names}
 
     def update(self, reward_values: Mapping[str, Any], step: int | None = None) -> dict[str, RewardStats]:
         """Take one step's rewards and return the statistics with them; waits for the device.
@@ -133,16 +158,33 @@ class RewardMonitor:
     def fold(self, rounds: Sequence[Mapping[str, Any]], step: SupportsInt | None = None) -> None:
         """Take one step: rounds of samples by name. Enqueues one update of the device state, and does not wait."""
         with self._lock:
-            self.global_step = self.global_step + 1 if step is None else int(step)
+            self._newest = self._newest + 1 if step is None else int(step)
             group = self.accumulator.group_size or 1
             reporter = self._get_reporter()  # before the state is donated: it may fail
             batch = pool.join(rounds, self.reward_names, group, self._samples)
             size = self._samples = len(next(iter(batch.mask.values())))
             if self._state is None:
                 self._state = self.accumulator.init(batch_size=size)
-            state = self.accumulator.update_jit(self._state, batch.values, mask=batch.mask)
-            self._steps.append(self.global_step)
-            self._state = reporter.step(self.global_step, state)
+            self._tell_of_cut(batch)
+            state = pool.fold(self.accumulator, self._state, batch)
+            self._steps.append(self._newest)
+            self._state = reporter.step(self._newest, state)
+
+    def _tell_of_cut(self, batch: pool.Batch) -> None:
+        window, samples = self._state.window.shape[1] if self._state else 0, max(m.sum() for m in batch.mask.values())
+        if samples > window and not self._is_told_of_cut:
+            self._is_told_of_cut = True
+            message = "A step of %d samples is larger than the window: window statistics keep its last %d."
+            _logger.warning(
+                message + " Pass window_size=%d; everything else has all of them.", samples, window, samples
+            )
+
+    def lose(self) -> None:
+        """Count a step that was lost before it came here. Waits for nothing."""
+        if self._reporter is None:
+            self._lost += 1
+        else:
+            self._reporter.lose()
 
     def read(self) -> Record:
         """Return the record of now, which no sink gets; waits for the device."""
@@ -219,5 +261,7 @@ class RewardMonitor:
                 message = "A sink could not begin (%s: %s); this run is kept in memory, and logged nowhere else."
                 _logger.error(message, type(error).__name__, error)
                 reporter = start([self.history])
+            for _ in range(self._lost):
+                reporter.lose()
             self._reporter = reporter
         return self._reporter

@@ -9,8 +9,9 @@ from typing import Any
 from tunrex_jax_monitor.device.config import RESERVED_NAMES, invalid
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+ADVANTAGES = "advantages"  # a signal beside the rewards, under a name of its own
 # Tunix files a reward under rewards/<mode>/<name>, beside its own sum, mean, min and max.
-_TAKEN = RESERVED_NAMES | {"eval", "sum", "mean", "min", "max"}
+_TAKEN = RESERVED_NAMES | {ADVANTAGES, "eval", "sum", "mean", "min", "max"}
 
 
 def name_of(function: object, default: str) -> str:

@@ -6,10 +6,16 @@ from several threads at once, training and evaluation mixed, and several to a st
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
+from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device import update
+from tunrex_jax_monitor.device.batch import collect
+from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host.functions import to_samples
 
 
@@ -98,6 +104,15 @@ def join(rounds: Sequence[Mapping[str, Any]], names: Sequence[str], group_size: 
             batch.values[name][here], batch.mask[name][here] = samples, True
         start += length
     return batch
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def fold(acc: RewardAccumulator, state: MonitorState, batch: Batch) -> MonitorState:
+    """Return the state with a batch: `acc.update_jit` but for its warning when the padded batch exceeds the window.
+
+    That would be wrong where the padding makes the difference, and under `-W error` it would cost the step.
+    """
+    return update.update(acc, state, collect(acc, batch.values, batch.mask, None, None))
 
 
 def round_key(completions: Any) -> int:

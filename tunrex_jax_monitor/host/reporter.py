@@ -168,6 +168,10 @@ class Reporter:
         if self._reads and self._is_on():
             self._put(lambda: self._builder.put_rows(np.asarray(rows), time.time()))
 
+    def lose(self) -> None:
+        """Count a step that was lost before it came here, in `monitoring/dropped_records`. Waits for nothing."""
+        self._builder.lose()
+
     def flush(self, state: MonitorState | None = None, timeout_seconds: float = 60.0) -> MonitorState | None:
         """Wait until everything emitted so far is written; with a state, emit it first, with run quantiles.
 

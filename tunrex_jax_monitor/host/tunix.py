@@ -4,8 +4,10 @@ Tunix files the rewards of each call, per sample, under the global step that the
 when the step has ended. So steps stay apart, also where a producer runs ahead of the trainer.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.grpo import GRPOMonitoringIntegration
@@ -37,34 +39,45 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
     if not hasattr(cluster, "with_external_metrics_logger"):
         remedy = "Pass the rl_cluster that the learner was made with, or the learner."
         raise invalid("rl_cluster", type(rl_cluster).__name__, "a tunix RLCluster or learner", remedy)
-    size = getattr(getattr(rl_cluster, "algo_config", None), "num_generations", None)
+    config = getattr(rl_cluster, "algo_config", None)
+    size = getattr(config, "num_generations", None)
     if size is not None:
-        monitoring.set_group_size(int(size))
+        monitoring.intake.set_group_size(int(size))
     before = getattr(cluster, "_external_metrics_logger", None)
     if getattr(before, "monitoring", None) is monitoring:  # it is attached already
         return rl_cluster
-    monitoring.expect_steps()
-    cluster.with_external_metrics_logger(_hook(monitoring, before))
-    _flush_before_close(getattr(cluster, "actor_trainer", None), monitoring)
+    hook = _Hook(monitoring, before, cluster, getattr(config, "off_policy_steps", 0))
+    monitoring.intake.expect_steps(hook.end)
+    cluster.with_external_metrics_logger(hook)
+    _flush_before_close(getattr(cluster, "actor_trainer", None), monitoring, hook)
     return rl_cluster
 
 
-def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
+def register_reward_manager(monitoring: GRPOMonitoringIntegration, base: str = "sequence-level") -> str:
     """Register a Tunix reward manager that hands all rewards of a call to the monitor at once; return its name.
 
     Use it as `GRPOConfig(reward_manager=register_reward_manager(monitoring))`, with wrapped or plain functions.
+
+    Args:
+      monitoring: what `setup_grpo_monitoring` returned.
+      base: the reward manager that computes the rewards; "agentic-sequence-level" for an agentic learner.
 
     Raises:
       ImportError: tunix is not installed.
     """
     from tunix.rl import function_registry, reward_manager
 
-    class MonitoredRewardManager(reward_manager.SequenceRewardManager):  # type: ignore[misc]
+    if base == "sequence-level":
+        kind = reward_manager.SequenceRewardManager
+    else:
+        kind = function_registry.get_reward_manager(base)
+
+    class MonitoredRewardManager(kind):  # type: ignore[misc, valid-type]
         """Computes rewards as its base does, and shows them to the monitor."""
 
         def __init__(self, reward_fns: Any, algo_config: Any, **kwargs: Any) -> None:
             super().__init__(reward_fns, algo_config, **kwargs)
-            monitoring.set_group_size(int(algo_config.num_generations))
+            monitoring.intake.set_group_size(int(algo_config.num_generations))
 
         def __call__(self, prompts: list[str], completions: list[str], **kwargs: Any) -> dict[str, Any]:
             info: dict[str, Any] = super().__call__(prompts, completions, **kwargs)
@@ -72,34 +85,86 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration) -> str:
             return info
 
         def _show(self, metrics: Mapping[str, Any], completions: Any, mode: str) -> None:
-            monitoring.note_mode(completions, mode)
+            monitoring.intake.note_mode(completions, mode)
             names = _names(monitoring, metrics).items()
-            monitoring.add_rewards({o: metrics[f"rewards/{t}"][0] for t, o in names if f"rewards/{t}" in metrics}, mode)
+            monitoring.intake.add({o: metrics[f"rewards/{t}"][0] for t, o in names if f"rewards/{t}" in metrics}, mode)
 
-    monitoring.stop_listening()
+    monitoring.intake.stop_listening()
     name = f"tunrex-monitored-{id(monitoring):x}"
     function_registry.register_reward_manager(name)(MonitoredRewardManager)
     return name
 
 
-def _hook(monitoring: GRPOMonitoringIntegration, before: Callable[[Any], object] | None) -> Callable[[Any], None]:
-    def hook(buffer: Any) -> None:
-        if before is not None:
-            before(buffer)
-        attempt(lambda: take(buffer))
+class _Hook:
+    """What Tunix calls with a buffer of a step's metrics.
 
-    def take(buffer: Any) -> None:
-        mode, rounds = mode_of(buffer.mode), _rounds(buffer.metrics, _names(monitoring, buffer.metrics))
+    A producer that runs ahead leaves several buffers of one step in Tunix's queue, with others between. Their rewards
+    are put together, and the step ends when the trainer is past it and none of it is queued any more.
+    """
+
+    def __init__(self, monitoring: GRPOMonitoringIntegration, before: Any, cluster: Any, ahead: Any) -> None:
+        self.monitoring = monitoring
+        self._before, self._cluster = before, cluster
+        self._ahead = ahead if isinstance(ahead, int) else 0
+        self._waiting: dict[tuple[int, str], _Step] = {}
+        self._has_ended, self._lock = False, threading.RLock()
+
+    def __call__(self, buffer: Any) -> None:
+        if self._before is not None:
+            self._before(buffer)
+        self.monitoring.intake.guard(lambda: self._take(buffer))
+
+    def end(self) -> None:
+        """End every step that waits, with what Tunix has not handed over: a run that was interrupted leaves some."""
+        with self._lock:
+            if not self._has_ended:
+                known = [buffer for step in self._waiting.values() for buffer in step.buffers]
+                for buffer in self._queued():
+                    if not any(buffer is other for other in known):
+                        self._add(buffer)
+            self._has_ended = True
+            self._end_past(None)
+
+    def has_all(self) -> None:
+        """End every step that waits; Tunix has handed everything over."""
+        self._has_ended = True
+        self.monitoring.intake.guard(self.end)
+
+    def _take(self, buffer: Any) -> None:
+        with self._lock:
+            if not self._add(buffer) and mode_of(buffer.mode) == "train" and not self._waiting:
+                self.monitoring.update_step(buffer.global_steps)
+            now = getattr(self._cluster, "global_steps", None)
+            self._end_past(now - self._ahead if isinstance(now, int) and self._ahead else math.inf)
+
+    def _add(self, buffer: Any) -> bool:
+        rounds = _rounds(buffer.metrics, _names(self.monitoring, buffer.metrics))
         if rounds:
-            monitoring.end_step(buffer.global_steps, {mode: rounds})
-        elif mode == "train":
-            monitoring.update_step(buffer.global_steps)
+            step = self._waiting.setdefault((int(buffer.global_steps), mode_of(buffer.mode)), _Step([], [], []))
+            step.buffers.append(buffer)
+            step.rounds.extend(rounds)
+            step.completions.extend(buffer.metrics.get("completions", ([], None))[0])
+        return bool(rounds)
 
-    hook.monitoring = monitoring  # type: ignore[attr-defined]
-    return hook
+    def _end_past(self, trainer: float | None) -> None:
+        """End the steps before the trainer's; all, where the run is over."""
+        queued = set() if trainer is None else {(b.global_steps, mode_of(b.mode)) for b in self._queued()}
+        for at in sorted(at for at in self._waiting if at not in queued and (trainer is None or at[0] < trainer)):
+            step = self._waiting.pop(at)
+            self.monitoring.intake.end_given_step(at[0], {at[1]: step.rounds}, step.completions or None)
+
+    def _queued(self) -> list[Any]:
+        kinds = ("_buffered_train_metrics", "_buffered_eval_metrics")
+        return [buffer for kind in kinds for buffer in list(getattr(self._cluster, kind, ()))]
 
 
-def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration) -> None:
+class _Step(NamedTuple):
+    buffers: list[Any]
+    rounds: list[Round]
+    completions: list[Any]
+
+
+def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration, hook: _Hook) -> None:
     """Let the trainer wait for the monitor before it closes.
 
     With the trainer Tunix closes its W&B run, and leaves a listener in JAX that fails every compilation from then on.
@@ -109,6 +174,7 @@ def _flush_before_close(trainer: Any, monitoring: GRPOMonitoringIntegration) -> 
         return
 
     def flush_and_close(*args: Any, **kwargs: Any) -> Any:
+        hook.has_all()
         monitoring.flush(_LAST_CHANCE, wandb_ends=True)
         return close(*args, **kwargs)
 

@@ -24,16 +24,23 @@ class ConsoleSink:
       logger: where to log. None takes the logger "tunrex_jax_monitor" and, unless it has a level, sets it to INFO.
       quiet: True logs nothing at all.
       summary_every: how many records lie between two summary blocks; None gives one block, at the end.
+      summary_steps: the same in steps: a block comes with the first record behind so many. Give one of the two.
     """
 
     def __init__(
-        self, *, logger: logging.Logger | None = None, quiet: bool = False, summary_every: int | None = None
+        self,
+        *,
+        logger: logging.Logger | None = None,
+        quiet: bool = False,
+        summary_every: int | None = None,
+        summary_steps: int | None = None,
     ) -> None:
-        _require_interval(summary_every)
+        _require_interval("summary_every", summary_every)
+        _require_interval("summary_steps", summary_steps)
         self._logger = default_logger() if logger is None else logger
         self._quiet = quiet
-        self._summary_every = summary_every
-        self._written = 0
+        self._summary_every, self._summary_steps = summary_every, summary_steps
+        self._written = self._blocks = 0
         self._recent: deque[AlertEvent] = deque(maxlen=_RECENT)
         self._unsummarised: Record | None = None
 
@@ -44,12 +51,18 @@ class ConsoleSink:
         self._unsummarised = record
         for line in _alert_lines(record.alerts):
             self._say(logging.WARNING, line)
-        if self._summary_every is not None and self._written % self._summary_every == 0:
+        if self._is_due(record):
             self._summarise()
 
     def close(self) -> None:
         """Log the summary of the last record, unless it has been logged."""
         self._summarise()
+
+    def _is_due(self, record: Record) -> bool:
+        if self._summary_steps is not None:
+            before, self._blocks = self._blocks, record.update // self._summary_steps
+            return self._blocks > before
+        return self._summary_every is not None and self._written % self._summary_every == 0
 
     def _summarise(self) -> None:
         record, self._unsummarised = self._unsummarised, None
@@ -197,10 +210,9 @@ def default_logger() -> logging.Logger:
     return logger
 
 
-def _require_interval(summary_every: int | None) -> None:
-    allowed = isinstance(summary_every, int) and not isinstance(summary_every, bool) and summary_every >= 1
-    if summary_every is not None and not allowed:
+def _require_interval(name: str, given: int | None) -> None:
+    allowed = isinstance(given, int) and not isinstance(given, bool) and given >= 1
+    if given is not None and not allowed:
         raise ValueError(
-            f"summary_every: got {summary_every!r}, allowed an int of at least 1, or None. "
-            "Leave it out for one summary, at the end."
+            f"{name}: got {given!r}, allowed an int of at least 1, or None. Leave it out for one summary, at the end."
         )

@@ -1,13 +1,10 @@
 """WandbSink: records as rows of a Weights & Biases run.
 
-W&B drops a row whose step lies behind the run's own counter, and every committed row moves that counter. So on a run
-that somebody else logs to, this sink never commits and never passes `step=`: its values join the owner's next row, and
-where several records meet in one row, the newest values stay. The x axis of every key is `monitoring/step`.
+The x axis of every key is `monitoring/step`, and no row carries a `step=` of W&B's own. `wandb_rows` says how rows come
+to a run that somebody else logs to.
 """
 
-import atexit
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer, invalid
-from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
+from tunrex_jax_monitor.host.sinks.wandb_rows import SharedRun
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _STEP = "monitoring/step"
-_HELD = 10_000  # rows that wait for somebody to log first; each is some kB
+_ASIDE = "monitor/"  # before a key that the run had before us
+_ALERTS = 10_000  # rows of the table
 _QUIET_SECONDS = 300.0  # between two alerts of one type and reward
 _NO_RUN = (
     "W&B: there is no active run, so nothing goes there. Call wandb.init() first, or let the monitor open a run of its "
@@ -34,12 +32,14 @@ _COLUMNS = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 class WandbSink:
     """Logs to a run of its own, or to one that somebody else opened.
 
-    On somebody else's run that nobody logs to, rows are held, the run summary shows the newest, and all are logged when
-    the run ends.
+    On somebody else's run no row is ever lost, neither of theirs nor of ours: see `wandb_rows`.
 
     Args:
       run: the run to log to; `wandb.run`, looked up at each record, by default.
-      own_run: True opens a run when the reporter starts, and finishes it at the end; no row is ever merged there.
+      own_run: True opens a run when the reporter starts, and finishes it at the end; each record is a row at once.
+      commit: True where nobody else logs to the run: each record is a row at once. A row that somebody then logs with a
+        smaller `step=` than there are rows is dropped by W&B.
+      prefix: before every key, for a run that has keys such as `reward` or `rewards/sum` of its own.
       histogram_frequency: records from one histogram to the next; W&B shows at most 10,000 of a key.
       histogram_bins: neighbouring bins are joined until there are at most so many; None logs no histogram.
       tags: added to those of the run.
@@ -57,6 +57,8 @@ class WandbSink:
         run: Any = None,
         *,
         own_run: bool = False,
+        commit: bool = False,
+        prefix: str = "",
         histogram_frequency: int = 10,
         histogram_bins: int | None = 64,
         tags: Sequence[str] = (),
@@ -68,6 +70,8 @@ class WandbSink:
             raise invalid("own_run", own_run, "False when a run is given", "Leave out one of the two.")
         if init and not own_run:
             raise invalid("init", sorted(init), "arguments of wandb.init with own_run=True", "Add own_run=True.")
+        if not isinstance(prefix, str):
+            raise invalid("prefix", prefix, "a text such as 'monitor/'", "Leave it out for none.")
         import wandb  # 0.9 s, so only where it is used
 
         self._wandb = wandb
@@ -75,15 +79,12 @@ class WandbSink:
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
         self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1)
         self._tags, self._config, self._notify = tuple(tags), dict(config or {}), notify
-        self._defined: set[str] = set()
+        self._commits, self._prefix = bool(commit or own_run), prefix
         self._alerted: dict[str, float] = {}
-        self._alerts: list[AlertEvent] = []
+        self._alerts: deque[AlertEvent] = deque(maxlen=_ALERTS)
         self._last: Record | None = None
-        self._records = self._overwritten = 0
-        self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)  # until somebody else logs, or the run ends
-        self._is_joined, self._lock = False, threading.Lock()
-        self._step: int | None = None  # of the run, at our last row
-        self._seen: Any = None  # the run that took our last row
+        self._records = 0
+        self._joined: _Joined | None = None
         self._told = self._closed = False
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
@@ -95,30 +96,30 @@ class WandbSink:
 
     def write(self, record: Record) -> None:
         """Log one record; without a run, say so once and go on."""
-        run = None if self._closed else self._find()
-        if run is None:
+        at = None if self._closed else self._find()
+        if at is None:
             return
-        self._log(run, self._row(record), record.step)
+        self._log(at, self._row(record), record.step)
         self._alert(record)
         self._last = record
         self._records += 1
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Log a row of your own by the same rules, at your step; it must not hold keys of the records."""
-        run = self._find()
-        if run is not None:
-            self._log(run, dict(values), step)
+        at = self._find()
+        if at is not None:
+            self._log(at, values, step)
 
     def log_alert(self, title: str, text: str) -> None:
         """Send an alert, unless one of this title went out within five minutes."""
-        run, now = self._find() if self._notify else None, time.monotonic()
-        if run is not None and now - self._alerted.get(title, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+        at, now = self._find() if self._notify else None, time.monotonic()
+        if at is not None and now - self._alerted.get(title, -_QUIET_SECONDS) >= _QUIET_SECONDS:
             self._alerted[title] = now
-            run.alert(title=title, text=text, level="WARN")
+            at.run.alert(title=title, text=text, level="WARN")
 
-    def histogram(self, histogram: Histogram) -> Any:
-        """Return it as W&B takes it, for `log`."""
-        return self._wandb.Histogram(np_histogram=coarsen(histogram, self._bins or len(histogram.counts)))
+    def histogram(self, counts: np.ndarray, edges: np.ndarray) -> Any:
+        """Return a histogram of at most 512 bins as W&B takes it, for `log`."""
+        return self._wandb.Histogram(np_histogram=(counts, edges))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
         """Return a table, for `log`."""
@@ -126,94 +127,88 @@ class WandbSink:
 
     def close(self) -> None:
         """Log the table of alerts and the run summary; finish the run if it is our own. Held rows go out at its end."""
-        run, closed, self._closed = self._find(), self._closed, True
-        if closed or run is None:
+        at, closed, self._closed = self._find(), self._closed, True
+        if closed or at is None:
             return
         if self._alerts:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
-            run.log({"alerts/table": self.table(_COLUMNS, rows)}, commit=self._own)
+            at.run.log({at.key("alerts/table"): self.table(_COLUMNS, rows)}, commit=self._commits)
         if self._last is not None:
-            run.summary.update(self._last.scalars)
-        if self._overwritten:
-            message = (
-                "W&B: %d of %d records were overwritten by the next: the run was logged to less often than we emit"
-            )
-            _logger.warning(message, self._overwritten, self._records)
+            at.run.summary.update({at.key(key): value for key, value in self._last.scalars.items()})
+        if at.shared is not None:
+            at.shared.release(at.prefix)
         if self._own:
-            run.finish()
+            at.run.finish()
 
-    def _find(self) -> Any:
+    def _find(self) -> "_Joined | None":
+        """Return the run to log to; another than before where the owner has opened another since."""
         run = self._wandb.run if self._run is None else self._run
         if run is not None and getattr(run, "_is_finished", False):
             run = None
-        if run is None and not self._told:
-            self._told = True
-            _logger.warning(_NO_RUN if self._seen is None else _FINISHED % self._records)
-        self._seen = run or self._seen
-        return run
+        if run is None:
+            if not self._told:
+                self._told = True
+                _logger.warning(_NO_RUN if self._joined is None else _FINISHED % self._records)
+            return None
+        if self._joined is None or self._joined.run is not run:
+            self._joined = self._join(run)
+        return self._joined
 
-    def _log(self, run: Any, row: dict[str, Any], step: int) -> None:
-        row[_STEP] = step
-        self._define(run, row)
+    def _join(self, run: Any) -> "_Joined":
+        self._told = False
         if self._own:
-            run.log(row)
+            return _Joined(run, self._prefix, None)
+        shared = SharedRun.of(run)
+        joined = _Joined(run, shared.claim(self._prefix), shared)
+        run.config.update(self._config, allow_val_change=True)
+        run.tags = (*(run.tags or ()), *(tag for tag in self._tags if tag not in (run.tags or ())))
+        return joined
+
+    def _log(self, at: "_Joined", values: Mapping[str, Any], step: int) -> None:
+        row = {at.key(key): value for key, value in values.items()} | {at.key(_STEP): step}
+        at.define(row)
+        if self._commits or at.shared is None:
+            at.run.log(row)
         else:
-            self._join(run, row)
+            at.shared.join(row, at.prefix)
 
     def _row(self, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = dict(record.scalars)
         is_due = self._records % self._every == 0 or any("/run/" in key for key in record.histograms)
         if is_due and self._bins is not None:
             for key, histogram in record.histograms.items():
-                row[key] = self.histogram(histogram)
+                row[key] = self.histogram(*coarsen(histogram, self._bins))
         return row
-
-    def _define(self, run: Any, row: Mapping[str, Any]) -> None:
-        """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
-        if not self._defined and not self._own:
-            self._watch_end(run)
-            run.config.update(self._config, allow_val_change=True)
-            run.tags = (*(run.tags or ()), *self._tags)
-        for key in row.keys() - self._defined:
-            run.define_metric(key, step_metric=None if key == _STEP else _STEP)
-            self._defined.add(key)
-
-    def _join(self, run: Any, row: dict[str, Any]) -> None:
-        moved = self._step is not None and run.step != self._step
-        if self._is_joined or moved:
-            self._overwritten += len(self._held) + (not moved)
-            self._held.clear()
-            self._is_joined = True
-            run.log(row, commit=False)
-        else:
-            with self._lock:
-                self._held.append(row)
-            run.summary.update({key: value for key, value in row.items() if isinstance(value, float | int)})
-        self._step = run.step
-
-    def _watch_end(self, run: Any) -> None:
-        """Let the held rows out when the run ends: nothing of the owner's can come behind them any more."""
-        name = "_finish" if hasattr(run, "_finish") else "finish"  # the first is behind `with` as well
-        finish = getattr(run, name)
-
-        def release_and_finish(*args: Any, **kwargs: Any) -> Any:
-            attempt(lambda: self._release(run))
-            return finish(*args, **kwargs)
-
-        setattr(run, name, release_and_finish)
-        atexit.register(lambda: attempt(lambda: self._release(run)))
-
-    def _release(self, run: Any) -> None:
-        with self._lock:
-            newest = dict(self._held[-1]) if self._held else {}
-            while self._held:
-                run.log(self._held.popleft())
-            run.summary.update({key: value for key, value in newest.items() if isinstance(value, float | int)})
 
     def _alert(self, record: Record) -> None:
         for event in record.alerts:
             self._alerts.append(event)
             self.log_alert(f"{event.type}: {event.reward}", f"{event.message}\n\n{event.remedy}\n\nstep {event.step}")
+
+
+class _Joined:
+    """What a sink knows of the run that it logs to, and its keys there."""
+
+    def __init__(self, run: Any, prefix: str, shared: SharedRun | None) -> None:
+        self.run, self.prefix, self.shared = run, prefix, shared
+        self._defined: set[str] = set()
+
+    def key(self, key: str) -> str:
+        """Return what a key is called there: aside where the run's owner logs one of that name."""
+        own = self.prefix + key
+        return _ASIDE + own if self.shared is not None and own in self.shared.taken else own
+
+    def define(self, row: Mapping[str, Any]) -> None:
+        """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
+        axis, new = self.key(_STEP), row.keys() - self._defined
+        self._defined |= new
+        for key in new:
+            self.run.define_metric(key, step_metric=None if key == axis else axis)
+        if moved := sorted(key for key in new if key.startswith(_ASIDE)):
+            message = (
+                "W&B: the run has keys of its own that the monitor uses too; ours are %s. A prefix keeps all apart."
+            )
+            _logger.warning(message, ", ".join(moved))
 
 
 def coarsen(histogram: Histogram, bins: int) -> tuple[np.ndarray, np.ndarray]:

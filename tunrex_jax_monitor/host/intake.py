@@ -1,0 +1,180 @@
+"""Intake: from calls to states. What reward functions return is collected until a step ends, and then folded in.
+
+Collecting runs on the threads that call the functions, and folding on a thread beside the training. Nothing here raises
+into training or waits for a device.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, SupportsInt
+
+import numpy as np
+
+from tunrex_jax_monitor.host.background import Background
+from tunrex_jax_monitor.host.collector import Collector, mode_of
+from tunrex_jax_monitor.host.functions import Call
+from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.monitor import RewardMonitor
+from tunrex_jax_monitor.host.names import ADVANTAGES
+from tunrex_jax_monitor.host.pool import Round
+from tunrex_jax_monitor.host.transfer import hold
+
+_UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
+_MODES = 8
+
+
+class Intake:
+    """Feeds a monitor, and one more for each other mode of calls.
+
+    Args:
+      monitor: of the training calls.
+      options: arguments of `RewardMonitor` for the others.
+      on_step: called with the number of each training step that has been folded in, on the thread beside the training.
+
+    Attributes:
+      side_monitors: a `RewardMonitor` of each other mode of calls ("eval"), and of "advantages".
+    """
+
+    def __init__(self, monitor: RewardMonitor, options: Mapping[str, Any], on_step: Callable[[int], object]) -> None:
+        self.side_monitors: dict[str, RewardMonitor] = {}
+        self._monitor, self._options, self._on_step = monitor, dict(options), on_step
+        learns = monitor.accumulator.group_size is None
+        self._collector = Collector(monitor.reward_names, self.set_group_size if learns else None)
+        self._background = Background("tunrex-monitor", on_loss=monitor.lose)
+        self._has_stepped = self._is_given = False
+        self._sources: list[Callable[[], object]] = []
+
+    def hear(self, call: Call) -> None:
+        """Take in what a reward function returned."""
+        self._collector.hear(call)
+        if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
+            self._step_by_rounds(self._collector.take("none"))
+
+    def end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None = None) -> None:
+        """End a step: everything since the last one is its data; `reward_values` replace what a function returned."""
+        self.guard(lambda: self._end_step(step, reward_values))
+
+    def end_given_step(
+        self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None = None
+    ) -> None:
+        """End a step whose rewards are all given; what the functions returned is left alone from then on.
+
+        For a trainer that knows which rewards belong to which step, also while the next ones are being computed.
+
+        Args:
+          step: the trainer's step.
+          rounds: by mode, a list of blocks, each samples by name.
+          completions: those of the step, as objects, to find its advantages by; all that there are by default.
+        """
+        self.guard(lambda: self._end_given_step(step, rounds, completions))
+
+    def add(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
+        """Add one block of samples to the step that is going on, as if the functions had returned them."""
+        if not self._is_given:
+            self.guard(lambda: self._collector.add(rewards, mode))
+
+    def add_advantages(self, advantages: Any, completions: Any) -> None:
+        """Add the advantages of some completions; those of an evaluation are left out."""
+        self.guard(lambda: self._collector.add_advantages(advantages, completions))
+
+    def note_mode(self, completions: Any, mode: Any) -> None:
+        """Tell of which mode completions are, since what hands over advantages is not told."""
+        self._collector.note_mode(completions, mode_of(mode))
+
+    def expect_steps(self, rest: Callable[[], object] | None = None) -> None:
+        """Say that steps will be ended, so that a round of calls is no step by itself; `rest` ends the last ones."""
+        self._has_stepped = True
+        self._sources += [] if rest is None else [rest]
+
+    def stop_listening(self) -> None:
+        """Leave what the wrapped functions return alone, but for their counters: it comes by `add` as well."""
+        self._collector.stop_listening()
+
+    def set_group_size(self, group_size: int) -> None:
+        """Tell how many completions a prompt has; no effect once there is data, or where it was given."""
+        self._background.put(lambda: self._monitor.set_group_size(group_size))
+
+    def flush(self, timeout_seconds: float, then: Callable[[], object] | None = None) -> None:
+        """Wait until what has been handed over so far is in the sinks, and `then` is done behind it."""
+        self._background.put(self._flush_all)
+        if then is not None:
+            self._background.put(then)
+        self._background.drain(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> None:
+        """Fold in what is left, and close the monitors."""
+        for rest in self._sources:
+            self.guard(rest)
+        self.guard(self._take_rest)
+        if not self._background.close(timeout_seconds):
+            self.tell("The reward monitor is still busy with steps before the end; those are missing.")
+        for monitor in (self._monitor, *self.side_monitors.values()):
+            self.guard(partial(monitor.close, timeout_seconds))
+
+    def guard(self, action: Callable[[], object]) -> None:
+        """Do something; what it raises is told once, and stops here."""
+        _, error = attempt(action)
+        if error is not None:
+            self.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
+
+    def tell(self, message: str) -> None:
+        """Log a warning, once."""
+        self._collector.tell(message)
+
+    def _flush_all(self) -> None:
+        for monitor in (*self.side_monitors.values(), self._monitor):
+            monitor.flush()
+
+    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
+        self._has_stepped = True
+        rounds = self._collector.take()
+        given = self._collector.to_rounds(reward_values or {})
+        if given:  # in the place of what the functions returned
+            kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
+            rounds["train"] = [*filter(None, kept), *given]
+        if rounds:
+            self._background.put(partial(self._fold, rounds, hold(step)), holds_step=True)
+
+    def _end_given_step(
+        self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None
+    ) -> None:
+        if not self._is_given:
+            self._is_given = self._has_stepped = True
+            self._collector.stop_listening()
+        extra = self._collector.take_advantages(completions) if "train" in rounds else {}
+        self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)), holds_step=True)
+
+    def _take_rest(self) -> None:
+        rounds = self._collector.take("all")
+        if not self._has_stepped:
+            self._step_by_rounds(rounds)
+        elif rounds:
+            self._background.put(partial(self._fold, rounds, None), holds_step=True)
+
+    def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
+        """Where nobody ends steps, every round of calls is a step of its own, counted from 0."""
+        for mode, given in rounds.items():
+            for round_ in given:
+                self._background.put(partial(self._fold, {mode: [round_]}, None), holds_step=True)
+
+    def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
+        """Fold a step into the states, on the thread beside the training."""
+        number, _ = attempt(lambda: None if step is None else int(np.asarray(step).reshape(())))
+        if "train" in rounds:
+            self._monitor.fold(rounds["train"], number)
+        for mode in rounds.keys() - {"train"}:
+            self._fold_aside(mode, rounds[mode], self._monitor.global_step if number is None else number)
+        if "train" in rounds:
+            self._on_step(self._monitor.global_step)
+
+    def _fold_aside(self, mode: str, rounds: list[Round], step: int) -> None:
+        monitor = self.side_monitors.get(mode)
+        if monitor is None:
+            if len(self.side_monitors) >= _MODES:
+                self.tell(f"Calls of mode {mode!r} are left out: there are more than {_MODES} modes. Is it a column?")
+                return
+            names = (ADVANTAGES,) if mode == ADVANTAGES else tuple(self._monitor.reward_names)
+            group_size = self._monitor.accumulator.group_size
+            monitor = RewardMonitor(names, **{**self._options, "group_size": group_size})
+            self.side_monitors[mode] = monitor
+        monitor.fold(rounds, step)
