@@ -17,23 +17,14 @@ from typing import Any, SupportsInt
 
 from tunrex_jax_monitor.device.config import as_integer
 from tunrex_jax_monitor.host import names as names_lib
-<<<<<<< HEAD
 from tunrex_jax_monitor.host import processes
-from tunrex_jax_monitor.host.background import Background
-from tunrex_jax_monitor.host.collector import ADVANTAGES, Collector, mode_of
-from tunrex_jax_monitor.host.files import json_parts, require_writable, write_atomically
-from tunrex_jax_monitor.host.functions import Call, RewardFunctionMonitor, RewardFunctionWrapper
-from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.history import EXPORT
-=======
 from tunrex_jax_monitor.host.functions import RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds
 from tunrex_jax_monitor.host.intake import Intake
->>>>>>> surface
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
-from tunrex_jax_monitor.host.outputs import Outputs
+from tunrex_jax_monitor.host.outputs import Outputs, Silence
 from tunrex_jax_monitor.host.sinks.base import Sink
 from tunrex_jax_monitor.host.sinks.console import ConsoleSink, ascii_safe, say
 
@@ -106,39 +97,24 @@ class GRPOMonitoringIntegration:
     ) -> None:
         self.reward_names = names_lib.assign(reward_functions, reward_names)
         self.reward_functions = list(reward_functions)
-<<<<<<< HEAD
-        self._visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
-        log_frequency = as_integer("log_frequency", log_frequency, 1)
-        blocks = max(1, as_integer("summary_frequency", summary_frequency, 1) // log_frequency)
-        self._writes = processes.is_writer()
-        self.output_dir = _usable(output_dir) if self._writes else Path(output_dir)
-        self.run_dir = self.output_dir / f"run-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{id(self) & 0xFFFF:x}"
-        self.verbose = verbose = verbose and self._writes
-        self.function_monitor = RewardFunctionMonitor()
-        self._wrapped = self.function_monitor.wrap_all(self.reward_functions, self.reward_names, listener=self._hear)
-        self.metrics_logger = RewardMetricsLogger(
-            use_wandb and self._writes, log_histograms, histogram_bins, tags=wandb_tags, config=wandb_config
-        )
-        self._options = {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection, **options}
-        self._options |= {"log_frequency": log_frequency, "verbose": False}
-        console = [ConsoleSink(summary_every=blocks)] if verbose else []
-=======
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
-        self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose
+        writes = processes.is_writer()
+        self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
         options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
         options |= {"log_frequency": self.log_frequency, "group_size": group_size, "verbose": False}
         RewardMonitor(self.reward_names, **options)  # what is wrong is said before anything begins
         self.metrics_logger = RewardMetricsLogger(
-            use_wandb, log_histograms, histogram_bins,
+            use_wandb and writes, log_histograms, histogram_bins,
             tags=wandb_tags, config=wandb_config, prefix=wandb_prefix, commit=wandb_commit,
         )  # fmt: skip
-        self._outputs = Outputs(output_dir, self.visualization_frequency, verbose)
+        self._outputs = (
+            Outputs(output_dir, self.visualization_frequency, self.verbose) if writes else Silence(output_dir)
+        )
         self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
         self.visualizer = self._outputs.visualizer
-        console = [ConsoleSink(summary_steps=self.summary_frequency)] if verbose else []
->>>>>>> surface
+        console = [ConsoleSink(summary_steps=self.summary_frequency)] if self.verbose else []
         self.reward_monitor = RewardMonitor(
             self.reward_names,
             sinks=[self.metrics_logger, *console, *sinks],
@@ -146,23 +122,13 @@ class GRPOMonitoringIntegration:
             extra_scalars=self._read_extra,
             **options,
         )
-<<<<<<< HEAD
-        self.side_monitors: dict[str, RewardMonitor] = {}
-        self.visualizer = _visualizer() if self._writes else None
-        self._collector = Collector(self.reward_names, self.set_group_size if group_size is None else None)
-        self._background = Background("tunrex-monitor")
-        self._child = RenderChild(self.run_dir, self.output_dir)
-        self._has_stepped = self._is_given = self._finalized = False
-        self._lock = threading.Lock()
-        processes.announce()
-=======
         self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
         self.side_monitors = self.intake.side_monitors
         self._lock, self._finalized = threading.Lock(), False
->>>>>>> surface
-        if verbose:
+        processes.announce()
+        if self.verbose:
             say(self._banner())
-        self.function_monitor = RewardFunctionMonitor(verbose)
+        self.function_monitor = RewardFunctionMonitor(self.verbose)
         self._wrapped = self.function_monitor.wrap_all(
             self.reward_functions, self.reward_names, listener=self.intake.hear
         )
@@ -207,77 +173,9 @@ class GRPOMonitoringIntegration:
         if finalized:
             return
         timeout_seconds = as_seconds(timeout_seconds)
-<<<<<<< HEAD
-        self._guarded(self._take_rest)
-        self._background.close(timeout_seconds)
-        for monitor in (self.reward_monitor, *self.side_monitors.values()):
-            self._guarded(monitor.close)
-        if self._writes:
-            self._guarded(lambda: self._child.wait(timeout_seconds))
-            self._guarded(self._export)
-            self._guarded(self._report)
-
-    def _hear(self, call: Call) -> None:
-        self._collector.hear(call)
-        if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
-            self._step_by_rounds(self._collector.take("none"))
-
-    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
-        self._has_stepped = True
-        rounds = self._collector.take()
-        given = self._collector.to_rounds(reward_values or {})
-        if given:  # in the place of what the functions returned
-            kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
-            rounds["train"] = [*filter(None, kept), *given]
-        if rounds:
-            self._background.put(partial(self._fold, rounds, hold(step)))
-
-    def _end_given_step(self, step: SupportsInt, rounds: Mapping[str, list[Round]]) -> None:
-        if not self._is_given:
-            self._is_given = self._has_stepped = True
-            self._collector.stop_listening()
-        extra = self._collector.take_advantages() if "train" in rounds else {}
-        self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)))
-
-    def _take_rest(self) -> None:
-        rounds = self._collector.take("all")
-        if not self._has_stepped:
-            self._step_by_rounds(rounds)
-        elif rounds:
-            self._background.put(partial(self._fold, rounds, None))
-
-    def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
-        """Without `update_step`, every round of calls is a step of its own, counted from 0."""
-        for mode, given in rounds.items():
-            for round_ in given:
-                self._background.put(partial(self._fold, {mode: [round_]}, None))
-
-    def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
-        """Fold a step into the states, on the thread beside the training."""
-        number, _ = attempt(lambda: None if step is None else int(np.asarray(step).reshape(())))
-        for mode, given in rounds.items():
-            if mode != "train":
-                self._fold_aside(mode, given, number)
-            else:
-                self.reward_monitor.fold(given, number)
-        every, at = self._visualization_frequency, self.reward_monitor.global_step
-        if self._writes and every and "train" in rounds and at > 0 and at % every == 0:
-            self.reward_monitor.flush()
-            self._child.start(at)
-
-    def _fold_aside(self, mode: str, rounds: list[Round], step: int | None) -> None:
-        monitor = self.side_monitors.get(mode)
-        if monitor is None:
-            names = (ADVANTAGES,) if mode == ADVANTAGES else tuple(self.reward_names)
-            group_size = self.reward_monitor.accumulator.group_size
-            monitor = RewardMonitor(names, **({"group_size": group_size} | self._options))
-            self.side_monitors[mode] = monitor
-        monitor.fold(rounds, self.reward_monitor.global_step if step is None else step)
-=======
         self.intake.close(timeout_seconds)
         self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
         self.intake.guard(lambda: self._outputs.close(timeout_seconds))
->>>>>>> surface
 
     def _read_extra(self) -> dict[str, float]:
         """Return what goes into a record besides: the counters of the functions, and the rewards of other modes."""
@@ -288,34 +186,7 @@ class GRPOMonitoringIntegration:
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
 
-<<<<<<< HEAD
-    def _flush_all(self) -> None:
-        for monitor in (*self.side_monitors.values(), self.reward_monitor):
-            monitor.flush()
-
-    def _export(self) -> None:
-        data = self.reward_monitor.get_history().to_compact_export(self.function_monitor.get_all_stats())
-        data["modes"] = {
-            mode: monitor.get_history().to_compact_export() for mode, monitor in self.side_monitors.items()
-        }
-        write_atomically(self.output_dir / EXPORT, json_parts(data))
-
-    def _report(self) -> None:
-        written = write_final(self.reward_monitor.history, self.output_dir, self.visualizer)
-        if self.verbose:
-            say(self.function_monitor.format_summary())
-            say(f"Final reports saved to {self.output_dir}: {', '.join(written)}")
-            say(f"Monitoring data saved to {self.output_dir / EXPORT}; records in {self.run_dir}")
-
-    def _guarded(self, action: Callable[[], object]) -> None:
-        _, error = attempt(action)
-        if error is not None:
-            self._collector.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
-
-    def _banner(self, detects: bool) -> str:
-=======
     def _banner(self) -> str:
->>>>>>> surface
         rule = "=" * 80
         lines = [rule, "Reward Monitoring System Initialized", rule]
         lines += [f"Monitoring {len(self.reward_names)} reward functions:"]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunrex_jax_monitor.host.files import require_writable, to_json, write_atomically
+from tunrex_jax_monitor.host.files import json_parts, require_writable, write_atomically
 from tunrex_jax_monitor.host.functions import RewardFunctionMonitor
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import EXPORT
@@ -68,9 +68,9 @@ class Outputs:
         self, monitor: RewardMonitor, others: Mapping[str, RewardMonitor], functions: RewardFunctionMonitor
     ) -> None:
         """Write all files of a run that has ended, the data first, each on its own."""
-        data = monitor.get_history().to_export(functions.get_all_stats())
-        data["modes"] = {mode: other.get_history().to_export() for mode, other in others.items()}
-        _, error = attempt(lambda: write_atomically(self.output_dir / EXPORT, to_json(data)))
+        data = monitor.get_history().to_compact_export(functions.get_all_stats())
+        data["modes"] = {mode: other.get_history().to_compact_export() for mode, other in others.items()}
+        _, error = attempt(lambda: write_atomically(self.output_dir / EXPORT, json_parts(data)))
         if error is not None:
             _logger.warning("%s was not written: %s: %s", EXPORT, type(error).__name__, error)
         written = write_final(monitor.history, self.output_dir, self.visualizer)
@@ -96,6 +96,24 @@ class Outputs:
         say(f"Final reports saved to {self.output_dir}")
         if has_data:
             say(f"Monitoring data saved to {self.output_dir / EXPORT}; records in {self.run_dir}")
+
+
+class Silence:
+    """The outputs of a process that is not the one that writes: none."""
+
+    visualizer = None
+
+    def __init__(self, output_dir: str | os.PathLike[str]) -> None:
+        self.output_dir = self.run_dir = Path(output_dir).expanduser()
+
+    def draw(self, monitor: RewardMonitor, step: int) -> None:
+        """Draw nothing."""
+
+    def write(self, *_: object) -> None:
+        """Write nothing."""
+
+    def close(self, timeout_seconds: float) -> None:
+        """Do nothing."""
 
 
 def _usable(output_dir: str | os.PathLike[str]) -> Path:
