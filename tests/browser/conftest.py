@@ -15,6 +15,7 @@ FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
 ).split()
+HANGING = 120_000  # ms; a busy machine is slow, and a limit only ends what hangs
 READY = "document.documentElement.dataset.ready"
 
 
@@ -53,6 +54,7 @@ def visit(chromium, file_of):
         context = chromium.new_context(
             **{"viewport": size, "offline": True, "java_script_enabled": scripts, "accept_downloads": True, **options}
         )
+        context.set_default_timeout(HANGING)
         contexts.append(context)
         page = context.new_page()
         page.add_init_script("window.alert = (text) => { window.dialog = text }")
