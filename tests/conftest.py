@@ -20,7 +20,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # Tests see the kernels that users with one CPU device have; what a mesh spreads goes without them here as well.
-kernel._has_several_devices = lambda: False
+has_several_devices, kernel.has_several_devices = kernel.has_several_devices, lambda: False
 NODE_MODULES = Path(__file__).parents[1] / "node_modules"  # of `npm install` in the checkout
 NEEDS = {  # by marker: what has to be there, and whether it is
     "tunix": {"tunix": lambda: importlib.util.find_spec("tunix")},

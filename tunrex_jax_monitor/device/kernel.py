@@ -35,12 +35,15 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def may_be_spread(*arrays: Any) -> bool:
     """Say whether the program around this may run on several CPU devices."""
     in_shards = not jax.sharding.get_abstract_mesh().empty
-    return in_shards or shards.find_mesh(arrays) is not None or _has_several_devices()
+    return in_shards or shards.find_mesh(arrays) is not None or has_several_devices()
 
 
-def _has_several_devices() -> bool:
+def has_several_devices() -> bool:
     """Without a mesh in sight `in_shardings` may still spread numpy arrays over what devices there are."""
-    return jax.device_count("cpu") > 1
+    try:
+        return jax.device_count("cpu") > 1
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out; this branch is traced there and thrown away
+        return True
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:

@@ -1,0 +1,72 @@
+"""Kernels for a CPU: the same results with and without, and only where a program is sure to run on one device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tests.conftest import has_several_devices
+from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device import kernel
+
+ACC = RewardAccumulator(("a", "b"), group_size=4, detect="literal")
+
+
+def double(x):
+    return {"twice": x * 2.0, "once": x + jnp.arange(x.shape[-1], dtype=jnp.float32)}
+
+
+def compiled(function, *arrays) -> str:
+    return jax.jit(function).lower(*arrays).compile().as_text()
+
+
+def test_what_is_computed_is_one_call():
+    x = jnp.ones(8)
+    assert kernel.AS_KERNEL["xla_cpu_small_call"] == "true"
+    assert compiled(kernel.one_kernel(double), x).count('xla_cpu_small_call="true"') == 1
+    np.testing.assert_array_equal(jax.jit(kernel.one_kernel(double))(x)["twice"], np.full(8, 2.0))
+
+
+def test_what_a_mesh_spreads_is_none():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+    x = jax.device_put(jnp.ones(8), NamedSharding(mesh, PartitionSpec("d")))
+    assert "xla_cpu_small_call" not in compiled(kernel.one_kernel(double), x)
+
+
+@pytest.mark.parametrize("error", [False, True])
+def test_several_devices_or_no_cpu_at_all_are_none(monkeypatch, error):
+    def device_count(platform):
+        if error:
+            raise RuntimeError(f"Unknown backend {platform}")
+        return 8
+
+    monkeypatch.setattr(kernel, "has_several_devices", has_several_devices)
+    monkeypatch.setattr(jax, "device_count", device_count)
+    assert "xla_cpu_small_call" not in compiled(kernel.one_kernel(double), jnp.ones(8))
+
+
+def test_a_newer_compiler_gets_none(monkeypatch):
+    monkeypatch.setattr(kernel, "NEWEST", (0, 9))
+    assert "xla_cpu_small_call" not in compiled(kernel.one_kernel(double), jnp.ones(8))
+
+
+@pytest.mark.parametrize("n", [4, 512, 5000])
+def test_an_update_is_the_same_with_and_without_kernels(monkeypatch, n):
+    rng = np.random.default_rng(n)
+    given = rng.normal(1e2, 1.0, (3, 2, n)).astype(np.float32)
+    given[:, 0, ::3] = np.array([0.0, np.nan, 1.0], np.float32)[:, None]
+    records = []
+    for several in (False, True):
+        monkeypatch.setattr(kernel, "has_several_devices", lambda several=several: several)
+        update = jax.jit(lambda state, a, b: ACC.update(state, {"a": a, "b": b}))
+        state = ACC.init(batch_size=n)
+        for a, b in given:
+            state = update(state, a, b)
+        records.append(ACC.record(state))
+    here, there = records
+    assert here.histograms == there.histograms
+    assert here.counters == there.counters
+    assert here.scalars.keys() == there.scalars.keys()
+    for key, value in here.scalars.items():
+        assert value == pytest.approx(there.scalars[key], rel=1e-5, abs=1e-7), key
