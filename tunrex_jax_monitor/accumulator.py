@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt
 
-from tunrex_jax_monitor.device import alerts, batch, merge, summary, update
+from tunrex_jax_monitor.device import alerts, batch, kernel, merge, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
 from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer
@@ -122,7 +122,7 @@ class RewardAccumulator(Config):
     @property
     def update_jit(self) -> Callable[..., MonitorState]:
         """`update` as a jitted function of its own that donates the state: for rewards that come from the host."""
-        return partial(_update_jit, self)
+        return partial(_update_alone, self)
 
     def update_and_emit(
         self,
@@ -194,11 +194,21 @@ class RewardAccumulator(Config):
         return read(self, state_or_summary, step)
 
 
+def _update_alone(
+    acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, Samples], **options: Any
+) -> MonitorState:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, rewards, options))):
+        return acc.update(state, rewards, **options)  # part of a larger program after all
+    after: MonitorState = _update_jit(acc, state, rewards, **options)
+    return after
+
+
 @partial(jax.jit, static_argnums=0, donate_argnums=1, static_argnames="axis_name")
 def _update_jit(
     acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, Samples], **options: Any
 ) -> MonitorState:
-    return acc.update(state, rewards, **options)
+    with kernel.own_program():
+        return acc.update(state, rewards, **options)
 
 
 def _warn_if_cut(samples: int, window: int) -> None:

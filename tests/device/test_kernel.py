@@ -18,14 +18,61 @@ def double(x):
 
 
 def compiled(function, *arrays) -> str:
-    return jax.jit(function).lower(*arrays).compile().as_text()
+    def own(*arrays):
+        with kernel.own_program():
+            return function(*arrays)
+
+    return jax.jit(own).lower(*arrays).compile().as_text()
 
 
 def test_what_is_computed_is_one_call():
     x = jnp.ones(8)
     assert kernel.AS_KERNEL["xla_cpu_small_call"] == "true"
     assert compiled(kernel.one_kernel(double), x).count('xla_cpu_small_call="true"') == 1
-    np.testing.assert_array_equal(jax.jit(kernel.one_kernel(double))(x)["twice"], np.full(8, 2.0))
+
+
+def test_a_part_of_a_larger_program_is_none():
+    assert "xla_cpu_small_call" not in jax.jit(kernel.one_kernel(double)).lower(jnp.ones(8)).compile().as_text()
+
+
+@pytest.mark.parametrize("update", [ACC.update, ACC.update_jit], ids=["update", "update_jit"])
+def test_a_while_loop_compiles(update):
+    """With kernels inside, jaxlib 0.10 aborts the process."""
+    x = jnp.ones((5, 2, 8), jnp.float32)
+
+    @jax.jit
+    def run():
+        def body(carry):
+            i, state = carry
+            return i + 1, update(state, {"a": x[i, 0], "b": x[i, 1]})
+
+        return jax.lax.while_loop(lambda carry: carry[0] < 5, body, (jnp.int32(0), ACC.init()))[1]
+
+    assert ACC.record(run()).scalars["a/run/count"] == 40
+
+
+GRID = [
+    ({}, 1, 1),
+    ({}, 3, 7),
+    ({}, 33, 512),
+    ({"group_size": 1}, 2, 6),
+    ({"group_size": 8, "detect": "off"}, 2, 8),
+    ({"group_size": 64, "atoms": (0.0, 1.0)}, 4, 256),
+    ({"correlations": True}, 3, 100),
+    ({"detect": "literal", "window_size": 12}, 2, 5),
+    ({"log_frequency": 1, "centers": (1.0, -1.0)}, 2, 4095),
+]
+
+
+@pytest.mark.parametrize(("options", "rewards", "n"), GRID)
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_program_of_update_jit_compiles_and_counts(options, rewards, n, masked):
+    acc = RewardAccumulator(tuple(f"r{i}" for i in range(rewards)), **options)
+    x = {name: np.full(n, i, np.float32) for i, name in enumerate(acc.reward_names)}
+    given = {"mask": np.arange(n) % 2 == 0, "lengths": np.arange(n)} if masked else {}
+    record = acc.record(acc.update_jit(acc.init(batch_size=n), x, **given))
+    assert {record.scalars[f"{name}/run/count"] for name in x} == {-(-n // 2) if masked else n}
+    assert [record.scalars[f"{name}/run/mean"] for name in x] == list(range(rewards))
 
 
 def test_what_a_mesh_spreads_is_none():
@@ -59,10 +106,11 @@ def test_an_update_is_the_same_with_and_without_kernels(monkeypatch, n):
     records = []
     for several in (False, True):
         monkeypatch.setattr(kernel, "has_several_devices", lambda several=several: several)
-        update = jax.jit(lambda state, a, b: ACC.update(state, {"a": a, "b": b}))
+        jax.clear_caches()
+        update = ACC.update_jit
         state = ACC.init(batch_size=n)
         for a, b in given:
-            state = update(state, a, b)
+            state = update(state, {"a": a, "b": b})
         records.append(ACC.record(state))
     here, there = records
     assert here.histograms == there.histograms

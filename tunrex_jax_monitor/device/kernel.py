@@ -2,11 +2,16 @@
 
 XLA's CPU runtime hands every kernel to a pool of threads: about 1 us each on two cores, for the sixty kernels of what
 an update computes from a few dozen numbers. A call that says so is compiled as one kernel instead. Accelerators fuse
-by rules of their own and never see it. A program that may be spread over several CPU devices keeps its operations,
-since a kernel cannot wait for another device, and so does one for a compiler that is newer than what was tested.
+by rules of their own and never see it.
+
+The compiler is not made for all that such a call may stand in: inside a `while_loop` of jaxlib 0.10 it aborts the
+process. So there are kernels only in programs that are the update and nothing else, on one device, of a version that
+was tested. Everywhere else the operations stay as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -16,6 +21,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from tunrex_jax_monitor.device import shards
 
 NEWEST = (0, 12)  # jax
+_is_own = ContextVar("is_own", default=False)
 AS_KERNEL = {"xla_cpu_small_call": "true", "inlineable": "false"}
 
 
@@ -30,6 +36,16 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         return jax.lax.platform_dependent(*arrays, cpu=partial(_call, function), default=function)
 
     return call
+
+
+@contextmanager
+def own_program() -> Iterator[None]:
+    """Say that what is traced inside becomes a whole program, part of no other."""
+    token = _is_own.set(True)
+    try:
+        yield
+    finally:
+        _is_own.reset(token)
 
 
 def may_be_spread(*arrays: Any) -> bool:
@@ -47,7 +63,7 @@ def has_several_devices() -> bool:
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:
-    if may_be_spread(*arrays) or jax.__version_info__[:2] > NEWEST:
+    if not _is_own.get() or may_be_spread(*arrays) or jax.__version_info__[:2] > NEWEST:
         return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
 
     def body(*arrays: Any) -> Any:
