@@ -3,6 +3,8 @@
 import contextlib
 import json
 import logging
+import os
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -243,14 +245,52 @@ def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):
     assert "count" not in stats["short"] or stats["short"]["count"] == 0
 
 
-@pytest.mark.parametrize("result", ["text", {"a": 1}, object(), [[1, 2], [3]]])
-def test_a_result_that_is_no_number_goes_through_and_is_told(tmp_path, caplog, result):
-    monitoring = setup(tmp_path, [lambda prompts, completions, **_: result])
-    (wrapped,) = monitoring.get_wrapped_reward_functions()
-    assert wrapped(prompts=["p"], completions=["c"]) is result
+class Unreadable:
+    """Raises wherever it is asked, as a handle to a remote result may."""
+
+    ndim = property(lambda self: 1 / 0)
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("it is elsewhere")
+
+
+NO_NUMBERS = {
+    "text": "text", "texts": [np.str_("1.0")] * 4, "dict": {"a": 1}, "object": object(), "ragged": [[1, 2], [3]],
+    "generator": (float(i) for i in range(4)), "unreadable": Unreadable(), "listed": [Unreadable()] * 4,
+    "complex": [1j] * 4, "complex_on_device": jnp.ones(4, jnp.complex64), "key": jax.random.key(0),
+}  # fmt: skip
+
+
+def test_a_result_that_is_no_number_goes_through_and_costs_itself_only(tmp_path, caplog):
+    def returning(result):
+        return lambda prompts, completions, **_: result
+
+    functions = [constant, *map(returning, NO_NUMBERS.values())]
+    monitoring = setup(tmp_path, functions, reward_names=["constant", *NO_NUMBERS])
+    for step in range(2):
+        results = call(monitoring.get_wrapped_reward_functions(), 4)
+        assert all(a is b for a, b in zip(results[1:], NO_NUMBERS.values(), strict=True))
+        monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["series"]["constant/count"] == [4, 4]
+    for name in NO_NUMBERS:
+        assert caplog.text.count(f"{name}: a result could not be recorded") == 1
+        assert sum(data["series"][f"{name}/count"]) == 0
+    assert list(NO_NUMBERS["generator"]) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_number_for_all_completions_counts_for_each_wherever_it_lies(tmp_path):
+    results = {"host": 0.25, "device": jnp.float32(0.25), "block": np.full((2, 2, 1), 0.25), "huge": 10**400}
+    functions = [lambda prompts, completions, r=r, **_: r for r in results.values()]
+    monitoring = setup(tmp_path, functions, reward_names=list(results))
+    call(monitoring.get_wrapped_reward_functions(), 4)
     monitoring.update_step(0)
     monitoring.finalize()
-    assert "could not be recorded" in caplog.text or "for 1 completions" in caplog.text
+    data = export(tmp_path)
+    for name in ("host", "device", "block"):
+        assert (data["history"][name], data["series"][f"{name}/count"]) == ([0.25], [4])
+    assert data["stats"]["huge"]["nonfinite_count"] == 4
 
 
 def test_an_output_dir_that_cannot_be_written_is_told_and_replaced(tmp_path, caplog):
@@ -366,7 +406,7 @@ def test_bad_configuration_fails_at_once(tmp_path, options, message):
         setup(tmp_path, [constant], **options)
 
 
-def test_given_values_take_the_place_of_what_the_function_returned(tmp_path):
+def test_given_values_take_the_place_of_what_the_function_returned(tmp_path, caplog):
     monitoring = setup(
         tmp_path,
         [constant, lambda prompts, completions, **_: [1.0] * len(completions)],
@@ -375,13 +415,16 @@ def test_given_values_take_the_place_of_what_the_function_returned(tmp_path):
     for step in range(3):
         call(monitoring.get_wrapped_reward_functions(), 4)
         monitoring.update_step(step, {"constant": [0.25] * 4})
-    for step, bad in enumerate(("abc", ["q"], None), start=3):
-        call(monitoring.get_wrapped_reward_functions(), 4)
-        monitoring.update_step(step, {"constant": bad})
+    with without_runtime_types():
+        bad = [*({"constant": value} for value in ("abc", ["q"], None, Unreadable())), {Unreadable(): 1.0}, [1.0], 3]
+        for step, given in enumerate(bad, start=3):
+            call(monitoring.get_wrapped_reward_functions(), 4)
+            monitoring.update_step(step, given)
     monitoring.finalize()
     data = export(tmp_path)
     assert data["history"]["constant"][:3] == [0.25] * 3
-    assert data["series"]["one/count"] == data["series"]["constant/count"] == [4] * 6
+    assert data["series"]["one/count"] == data["series"]["constant/count"] == [4] * 10
+    assert "rewards: got list, allowed: samples by name" in caplog.text
 
 
 def test_completions_are_found_whatever_their_place(tmp_path):
@@ -452,7 +495,15 @@ def test_a_reset_begins_anew_in_the_same_run(tmp_path):
     assert data["stats"]["constant"]["run/count"] == 12
 
 
-@pytest.mark.parametrize("step", ["x", None, float("nan"), [5], np.arange(2), jnp.arange(2)])
+def deleted():
+    step = jnp.asarray(7)
+    step.delete()
+    return step
+
+
+@pytest.mark.parametrize(
+    "step", ["x", None, float("nan"), np.arange(2), jnp.arange(2), 1j, Unreadable(), deleted(), 2**63, 10**400]
+)
 def test_a_step_that_is_no_number_costs_the_number_only(tmp_path, step):
     monitoring = setup(tmp_path, [constant])
     with without_runtime_types():
@@ -462,7 +513,18 @@ def test_a_step_that_is_no_number_costs_the_number_only(tmp_path, step):
         monitoring.flush("x")
         monitoring.finalize(float("nan"))
     data = export(tmp_path)
-    assert data["series"]["constant/count"] == [4, 4]
+    assert (data["steps"], data["series"]["constant/count"]) == ([3, 4], [4, 4])
+    assert trm.History.read(monitoring.run_dir).steps().tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("step", [7, 7.9, "7", True, np.int64(7), jnp.int32(7), np.array([7]), [7], np.float32(7)])
+def test_a_step_may_come_as_any_number(tmp_path, step):
+    monitoring = setup(tmp_path, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    with without_runtime_types():
+        monitoring.update_step(step)
+        monitoring.finalize()
+    assert export(tmp_path)["steps"] == [1 if step is True else 7]
 
 
 @pytest.mark.parametrize(
@@ -488,6 +550,50 @@ def test_a_jax_result_may_be_donated_by_the_trainer(tmp_path):
         monitoring.update_step(step)
     monitoring.finalize()
     assert export(tmp_path)["history"]["ramp"] == [1.5] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:os.fork", "ignore:This process")
+def test_a_forked_child_calls_the_functions_alone_whatever_locks_were_held(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    call([wrapped], 4)
+    intake = monitoring.intake
+    locks = [wrapped._lock, monitoring._lock, intake._collector._lock, intake._collector._rewards._lock]
+    locks.append(monitoring.reward_monitor._lock)
+    ready, done = threading.Event(), threading.Event()
+
+    def hold():
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            ready.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    ready.wait()
+    if not (child := os.fork()):
+        try:
+            results = call([wrapped], 4)
+            monitoring.update_step(0)
+            monitoring.metric_fn(completions=["c"] * 4, advantages=[1.0] * 4)
+            monitoring.flush()
+            monitoring.finalize()
+            os._exit(0 if results == [[0.5] * 4] else 1)
+        finally:
+            os._exit(2)
+    done.set()
+    holder.join()
+    alarm = threading.Timer(60.0, os.kill, (child, signal.SIGKILL))
+    alarm.start()
+    _, status = os.waitpid(child, 0)
+    alarm.cancel()
+    assert status == 0
+    assert not (tmp_path / "monitoring_data.json").exists()
+    monitoring.update_step(0)
+    monitoring.finalize()
+    assert export(tmp_path)["series"]["constant/count"] == [4]
 
 
 def test_two_on_one_directory_keep_their_files_apart(tmp_path, caplog):
