@@ -1,9 +1,11 @@
 """The original document's surface, judged by numpy on what the reward functions really returned."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +231,65 @@ def test_a_run_without_a_reward_is_a_strict_export_as_well(tmp_path):
     setup(tmp_path, [constant]).finalize()
     data = export(tmp_path)
     assert (data["steps"], data["stats"], data["alerts"]) == ([], {"constant": {}}, [])
+
+
+class Nameless:
+    """A judge that has something else than a name."""
+
+    def __init__(self, name):
+        self.__name__ = name
+
+    def __call__(self, prompts, completions, **kwargs):
+        return [0.5] * len(completions)
+
+
+def test_functions_without_a_usable_name_and_of_one_name_are_told_apart_in_one_warning(tmp_path, caplog):
+    functions = [
+        constant,
+        constant,
+        functools.partial(constant),
+        Nameless(""),
+        Nameless(3),
+        Nameless("a/b"),
+        Nameless("//"),
+    ]
+    monitoring = setup(tmp_path, functions)
+    names = ["constant", "constant_2", "constant_3", "Nameless", "reward_4", "a_b", "unnamed"]
+    assert [f.__name__ for f in monitoring.get_wrapped_reward_functions()] == names == monitoring.reward_names
+    assert (
+        caplog.text.count("Reward names must be distinct, without slashes and not reserved")
+        == len(caplog.messages)
+        == 1
+    )
+    for step in range(2):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert {name: data["series"][f"{name}/count"] for name in names} == {name: [4, 4] for name in names}
+    assert {stats["calls"] for stats in data["function_stats"].values()} == {2}
+
+
+def test_without_a_reward_function_there_is_nothing_to_watch(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"reward_functions: got \[\], allowed: a list of one or more callables\. Pass"
+    ):
+        setup(tmp_path / "none", [])
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_output_dir_that_is_removed_under_us_is_made_again(tmp_path):
+    folder = tmp_path / "out"
+    monitoring = setup(folder, [constant], log_frequency=1)
+    for step in range(4):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+        if step == 1:
+            shutil.rmtree(folder)
+    monitoring.finalize()
+    assert export(folder)["steps"] == [0, 1, 2, 3]
+    assert FILES <= {path.name for path in folder.iterdir()}
 
 
 def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):

@@ -202,15 +202,20 @@ class RewardFunctionMonitor:
         self.verbose = verbose
         self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
 
-    def wrap(self, reward_fn: Callable[..., Any], *arguments: Any, **keywords: Any) -> RewardFunctionWrapper:
+    def wrap(
+        self,
+        reward_fn: Callable[..., Any],
+        name: str | None = None,
+        log_errors: bool = True,
+        track_timing: bool = True,
+        *,
+        listener: Listener | None = None,
+    ) -> RewardFunctionWrapper:
         """Return the function, wrapped; of two with one name, the second replaces the first in this set.
 
-        Args:
-          reward_fn: any callable.
-          *arguments: further ones of `RewardFunctionWrapper`: name, log_errors, track_timing.
-          **keywords: the same, by name, and `listener`.
+        The arguments are those of `RewardFunctionWrapper`.
         """
-        wrapper = RewardFunctionWrapper(reward_fn, *arguments, **keywords)
+        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
         self.wrapped_functions[wrapper.name] = wrapper
         if self.verbose:
             say(f"Wrapped reward function: {ascii_safe(wrapper.name)}")
