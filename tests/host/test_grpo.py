@@ -7,6 +7,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -655,6 +657,28 @@ def test_a_forked_child_calls_the_functions_alone_whatever_locks_were_held(tmp_p
     monitoring.update_step(0)
     monitoring.finalize()
     assert export(tmp_path)["series"]["constant/count"] == [4]
+
+
+@pytest.mark.parametrize("at_exit", ["atexit.register(monitoring.finalize)", "pass"])
+def test_a_process_that_ends_loses_no_step_whether_finalize_comes_at_its_exit_or_not(tmp_path, at_exit):
+    script = f"""
+import atexit, sys
+import tunrex_jax_monitor as trm
+def half(prompts, completions, **_): return [0.0, 1.0]
+monitoring = trm.setup_grpo_monitoring([half], use_wandb=False, verbose=False, output_dir=sys.argv[1], log_frequency=5)
+{at_exit}
+for step in range(40):
+    for mode in ("train", "eval"):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 2, completions=["c"] * 2, mode=mode)
+    monitoring.update_step(step)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert "closed" not in done.stderr
+    (run_dir,) = tmp_path.glob("run-*")
+    assert trm.History.read(run_dir).series["half/count"] == [2] * 40
+    if at_exit != "pass":
+        data = export(tmp_path)
+        assert data["steps"] == data["modes"]["eval"]["steps"] == list(range(40))
 
 
 def test_two_on_one_directory_keep_their_files_apart(tmp_path, caplog):

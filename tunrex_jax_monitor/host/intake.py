@@ -4,6 +4,7 @@ Collecting runs on the threads that call the functions, and folding on a thread 
 into training or waits for a device. A forked child has none of the threads, and takes in nothing.
 """
 
+import atexit
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -20,6 +21,7 @@ from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
 _MODES = 8
+_EXIT_SECONDS = 30.0
 
 
 class Intake:
@@ -43,6 +45,8 @@ class Intake:
         self._has_stepped = self._is_given = False
         self._sources: list[Callable[[], object]] = []
         self._pid = os.getpid()
+        self._close_at_exit, self._monitors = partial(self.close, _EXIT_SECONDS), 0
+        atexit.register(self._close_at_exit)
 
     @property
     def is_forked(self) -> bool:
@@ -107,7 +111,10 @@ class Intake:
         self._background.drain(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
-        """Fold in what is left, and close the monitors."""
+        """Fold in what is left, and close the monitors. At the exit of the process too, if need be."""
+        if self.is_forked:
+            return
+        atexit.unregister(self._close_at_exit)
         for rest in self._sources:
             self.guard(rest)
         self.guard(self._take_rest)
@@ -174,6 +181,7 @@ class Intake:
             self._monitor.fold(rounds["train"], number)
         for mode in rounds.keys() - {"train"}:
             self._fold_aside(mode, rounds[mode], self._monitor.global_step if number is None else number)
+        self._come_first_at_exit()
         if "train" in rounds:
             self._on_step(self._monitor.global_step)
 
@@ -186,6 +194,14 @@ class Intake:
                 read[name] = NO_SAMPLE
                 self._collector.tell(f"{name}: a result could not be recorded: {error}", about=f"result {name}")
         return read
+
+    def _come_first_at_exit(self) -> None:
+        """Be closed before the reporters, which register themselves with their first step: they would miss the last."""
+        monitors = 1 + len(self.side_monitors)
+        if monitors != self._monitors and not self._background.is_closed:
+            self._monitors = monitors
+            atexit.unregister(self._close_at_exit)
+            atexit.register(self._close_at_exit)
 
     def _fold_aside(self, mode: str, rounds: list[Round], step: int) -> None:
         monitor = self.side_monitors.get(mode)
