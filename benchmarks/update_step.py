@@ -6,6 +6,7 @@ Each step calls every wrapped function once on 64 completions, then `update_step
 the step in meanwhile, and is waited for between the timed calls.
 """
 
+import os
 import tempfile
 import time
 
@@ -63,6 +64,8 @@ def main() -> None:
                 f"| {rewards} | {window} | " + " | ".join(f"{m:.0f} ({a:.0f}-{b:.0f})" for m, a, b in cells) + " |",
                 flush=True,
             )
+    load = os.getloadavg()[1]
+    print(f"\n{os.cpu_count()} cores; load average of the last 5 minutes at the end: {load:.1f}.")
 
 
 if __name__ == "__main__":

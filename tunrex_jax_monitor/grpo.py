@@ -127,7 +127,7 @@ class GRPOMonitoringIntegration:
         self._lock, self._finalized = threading.Lock(), False
         processes.announce()
         if self.verbose:
-            say(self._banner())
+            say("\n" + self._banner())
         self.function_monitor = RewardFunctionMonitor(self.verbose)
         self._wrapped = self.function_monitor.wrap_all(
             self.reward_functions, self.reward_names, listener=self.intake.hear
@@ -164,10 +164,13 @@ class GRPOMonitoringIntegration:
           timeout_seconds: how long, at most.
           wandb_ends: the owner is about to close the W&B run: log there what is held back, and nothing later.
         """
-        self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
+        if not self.intake.is_forked:
+            self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
         """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
+        if self.intake.is_forked:
+            return
         with self._lock:
             finalized, self._finalized = self._finalized, True
         if finalized:

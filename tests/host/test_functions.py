@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.device.support import without_runtime_types
-from tunrex_jax_monitor import RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor import RewardAccumulator, RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host import names
 from tunrex_jax_monitor.host.functions import to_samples
 
@@ -154,6 +154,31 @@ def test_names_are_made_distinct_with_one_warning(caplog):
     assert found == ["a_b", "a_b_2", "sum_reward", "reward_reward", "advantages_reward"]
     assert len(caplog.messages) == 1
     assert "'a b' is logged as 'a_b_2'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "//",
+        "",
+        " _ ",
+        "<lambda>",
+        "a/b c",
+        "_sum_",
+        "reward_fn",
+        "reward_fn_",
+        "eval",
+        "\x00\x7f",
+        "pr\xe9cis",
+        "a" * 500,
+        "%s",
+        "{}",
+    ],
+)
+def test_a_cleaned_name_stays_as_it_is_and_is_accepted(given):
+    name = names.clean(given)
+    assert names.clean(name) == name == RewardAccumulator((name,)).reward_names[0]
+    assert RewardFunctionWrapper(match, given).name == RewardFunctionWrapper(match, name).name == name
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,14 @@
 """The original document's surface, judged by numpy on what the reward functions really returned."""
 
 import contextlib
+import functools
 import json
 import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -229,6 +235,65 @@ def test_a_run_without_a_reward_is_a_strict_export_as_well(tmp_path):
     assert (data["steps"], data["stats"], data["alerts"]) == ([], {"constant": {}}, [])
 
 
+class Nameless:
+    """A judge that has something else than a name."""
+
+    def __init__(self, name):
+        self.__name__ = name
+
+    def __call__(self, prompts, completions, **kwargs):
+        return [0.5] * len(completions)
+
+
+def test_functions_without_a_usable_name_and_of_one_name_are_told_apart_in_one_warning(tmp_path, caplog):
+    functions = [
+        constant,
+        constant,
+        functools.partial(constant),
+        Nameless(""),
+        Nameless(3),
+        Nameless("a/b"),
+        Nameless("//"),
+    ]
+    monitoring = setup(tmp_path, functions)
+    names = ["constant", "constant_2", "constant_3", "Nameless", "reward_4", "a_b", "unnamed"]
+    assert [f.__name__ for f in monitoring.get_wrapped_reward_functions()] == names == monitoring.reward_names
+    assert (
+        caplog.text.count("Reward names must be distinct, without slashes and not reserved")
+        == len(caplog.messages)
+        == 1
+    )
+    for step in range(2):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert {name: data["series"][f"{name}/count"] for name in names} == {name: [4, 4] for name in names}
+    assert {stats["calls"] for stats in data["function_stats"].values()} == {2}
+
+
+def test_without_a_reward_function_there_is_nothing_to_watch(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"reward_functions: got \[\], allowed: a list of one or more callables\. Pass"
+    ):
+        setup(tmp_path / "none", [])
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_output_dir_that_is_removed_under_us_is_made_again(tmp_path):
+    folder = tmp_path / "out"
+    monitoring = setup(folder, [constant], log_frequency=1)
+    for step in range(4):
+        call(monitoring.get_wrapped_reward_functions(), 4)
+        monitoring.update_step(step)
+        monitoring.flush(60.0)
+        if step == 1:
+            shutil.rmtree(folder)
+    monitoring.finalize()
+    assert export(folder)["steps"] == [0, 1, 2, 3]
+    assert FILES <= {path.name for path in folder.iterdir()}
+
+
 def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):
     monitoring = setup(
         tmp_path, [constant, lambda prompts, completions, **_: [1.0]], reward_names=["constant", "short"]
@@ -243,14 +308,52 @@ def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):
     assert "count" not in stats["short"] or stats["short"]["count"] == 0
 
 
-@pytest.mark.parametrize("result", ["text", {"a": 1}, object(), [[1, 2], [3]]])
-def test_a_result_that_is_no_number_goes_through_and_is_told(tmp_path, caplog, result):
-    monitoring = setup(tmp_path, [lambda prompts, completions, **_: result])
-    (wrapped,) = monitoring.get_wrapped_reward_functions()
-    assert wrapped(prompts=["p"], completions=["c"]) is result
+class Unreadable:
+    """Raises wherever it is asked, as a handle to a remote result may."""
+
+    ndim = property(lambda self: 1 / 0)
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("it is elsewhere")
+
+
+NO_NUMBERS = {
+    "text": "text", "texts": [np.str_("1.0")] * 4, "dict": {"a": 1}, "object": object(), "ragged": [[1, 2], [3]],
+    "generator": (float(i) for i in range(4)), "unreadable": Unreadable(), "listed": [Unreadable()] * 4,
+    "complex": [1j] * 4, "complex_on_device": jnp.ones(4, jnp.complex64), "key": jax.random.key(0),
+}  # fmt: skip
+
+
+def test_a_result_that_is_no_number_goes_through_and_costs_itself_only(tmp_path, caplog):
+    def returning(result):
+        return lambda prompts, completions, **_: result
+
+    functions = [constant, *map(returning, NO_NUMBERS.values())]
+    monitoring = setup(tmp_path, functions, reward_names=["constant", *NO_NUMBERS])
+    for step in range(2):
+        results = call(monitoring.get_wrapped_reward_functions(), 4)
+        assert all(a is b for a, b in zip(results[1:], NO_NUMBERS.values(), strict=True))
+        monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["series"]["constant/count"] == [4, 4]
+    for name in NO_NUMBERS:
+        assert caplog.text.count(f"{name}: a result could not be recorded") == 1
+        assert sum(data["series"][f"{name}/count"]) == 0
+    assert list(NO_NUMBERS["generator"]) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_number_for_all_completions_counts_for_each_wherever_it_lies(tmp_path):
+    results = {"host": 0.25, "device": jnp.float32(0.25), "block": np.full((2, 2, 1), 0.25), "huge": 10**400}
+    functions = [lambda prompts, completions, r=r, **_: r for r in results.values()]
+    monitoring = setup(tmp_path, functions, reward_names=list(results))
+    call(monitoring.get_wrapped_reward_functions(), 4)
     monitoring.update_step(0)
     monitoring.finalize()
-    assert "could not be recorded" in caplog.text or "for 1 completions" in caplog.text
+    data = export(tmp_path)
+    for name in ("host", "device", "block"):
+        assert (data["history"][name], data["series"][f"{name}/count"]) == ([0.25], [4])
+    assert data["stats"]["huge"]["nonfinite_count"] == 4
 
 
 def test_an_output_dir_that_cannot_be_written_is_told_and_replaced(tmp_path, caplog):
@@ -366,7 +469,7 @@ def test_bad_configuration_fails_at_once(tmp_path, options, message):
         setup(tmp_path, [constant], **options)
 
 
-def test_given_values_take_the_place_of_what_the_function_returned(tmp_path):
+def test_given_values_take_the_place_of_what_the_function_returned(tmp_path, caplog):
     monitoring = setup(
         tmp_path,
         [constant, lambda prompts, completions, **_: [1.0] * len(completions)],
@@ -375,13 +478,16 @@ def test_given_values_take_the_place_of_what_the_function_returned(tmp_path):
     for step in range(3):
         call(monitoring.get_wrapped_reward_functions(), 4)
         monitoring.update_step(step, {"constant": [0.25] * 4})
-    for step, bad in enumerate(("abc", ["q"], None), start=3):
-        call(monitoring.get_wrapped_reward_functions(), 4)
-        monitoring.update_step(step, {"constant": bad})
+    with without_runtime_types():
+        bad = [*({"constant": value} for value in ("abc", ["q"], None, Unreadable())), {Unreadable(): 1.0}, [1.0], 3]
+        for step, given in enumerate(bad, start=3):
+            call(monitoring.get_wrapped_reward_functions(), 4)
+            monitoring.update_step(step, given)
     monitoring.finalize()
     data = export(tmp_path)
     assert data["history"]["constant"][:3] == [0.25] * 3
-    assert data["series"]["one/count"] == data["series"]["constant/count"] == [4] * 6
+    assert data["series"]["one/count"] == data["series"]["constant/count"] == [4] * 10
+    assert "rewards: got list, allowed: samples by name" in caplog.text
 
 
 def test_completions_are_found_whatever_their_place(tmp_path):
@@ -452,7 +558,15 @@ def test_a_reset_begins_anew_in_the_same_run(tmp_path):
     assert data["stats"]["constant"]["run/count"] == 12
 
 
-@pytest.mark.parametrize("step", ["x", None, float("nan"), [5], np.arange(2), jnp.arange(2)])
+def deleted():
+    step = jnp.asarray(7)
+    step.delete()
+    return step
+
+
+@pytest.mark.parametrize(
+    "step", ["x", None, float("nan"), np.arange(2), jnp.arange(2), 1j, Unreadable(), deleted(), 2**63, 10**400]
+)
 def test_a_step_that_is_no_number_costs_the_number_only(tmp_path, step):
     monitoring = setup(tmp_path, [constant])
     with without_runtime_types():
@@ -462,7 +576,18 @@ def test_a_step_that_is_no_number_costs_the_number_only(tmp_path, step):
         monitoring.flush("x")
         monitoring.finalize(float("nan"))
     data = export(tmp_path)
-    assert data["series"]["constant/count"] == [4, 4]
+    assert (data["steps"], data["series"]["constant/count"]) == ([3, 4], [4, 4])
+    assert trm.History.read(monitoring.run_dir).steps().tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("step", [7, 7.9, "7", True, np.int64(7), jnp.int32(7), np.array([7]), [7], np.float32(7)])
+def test_a_step_may_come_as_any_number(tmp_path, step):
+    monitoring = setup(tmp_path, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    with without_runtime_types():
+        monitoring.update_step(step)
+        monitoring.finalize()
+    assert export(tmp_path)["steps"] == [1 if step is True else 7]
 
 
 @pytest.mark.parametrize(
@@ -488,6 +613,72 @@ def test_a_jax_result_may_be_donated_by_the_trainer(tmp_path):
         monitoring.update_step(step)
     monitoring.finalize()
     assert export(tmp_path)["history"]["ramp"] == [1.5] * 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:os.fork", "ignore:This process")
+def test_a_forked_child_calls_the_functions_alone_whatever_locks_were_held(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    (wrapped,) = monitoring.get_wrapped_reward_functions()
+    call([wrapped], 4)
+    intake = monitoring.intake
+    locks = [wrapped._lock, monitoring._lock, intake._collector._lock, intake._collector._rewards._lock]
+    locks.append(monitoring.reward_monitor._lock)
+    ready, done = threading.Event(), threading.Event()
+
+    def hold():
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            ready.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    ready.wait()
+    if not (child := os.fork()):
+        try:
+            results = call([wrapped], 4)
+            monitoring.update_step(0)
+            monitoring.metric_fn(completions=["c"] * 4, advantages=[1.0] * 4)
+            monitoring.flush()
+            monitoring.finalize()
+            os._exit(0 if results == [[0.5] * 4] else 1)
+        finally:
+            os._exit(2)
+    done.set()
+    holder.join()
+    alarm = threading.Timer(60.0, os.kill, (child, signal.SIGKILL))
+    alarm.start()
+    _, status = os.waitpid(child, 0)
+    alarm.cancel()
+    assert status == 0
+    assert not (tmp_path / "monitoring_data.json").exists()
+    monitoring.update_step(0)
+    monitoring.finalize()
+    assert export(tmp_path)["series"]["constant/count"] == [4]
+
+
+@pytest.mark.parametrize("at_exit", ["atexit.register(monitoring.finalize)", "pass"])
+def test_a_process_that_ends_loses_no_step_whether_finalize_comes_at_its_exit_or_not(tmp_path, at_exit):
+    script = f"""
+import atexit, sys
+import tunrex_jax_monitor as trm
+def half(prompts, completions, **_): return [0.0, 1.0]
+monitoring = trm.setup_grpo_monitoring([half], use_wandb=False, verbose=False, output_dir=sys.argv[1], log_frequency=5)
+{at_exit}
+for step in range(40):
+    for mode in ("train", "eval"):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 2, completions=["c"] * 2, mode=mode)
+    monitoring.update_step(step)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert "closed" not in done.stderr
+    (run_dir,) = tmp_path.glob("run-*")
+    assert trm.History.read(run_dir).series["half/count"] == [2] * 40
+    if at_exit != "pass":
+        data = export(tmp_path)
+        assert data["steps"] == data["modes"]["eval"]["steps"] == list(range(40))
 
 
 def test_two_on_one_directory_keep_their_files_apart(tmp_path, caplog):

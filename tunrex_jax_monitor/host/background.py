@@ -18,19 +18,22 @@ class Background:
     Args:
       name: of the thread.
       on_loss: called for each job that holds a step and is not taken, since too many wait, or fails.
+
+    Attributes:
+      is_closed: it takes no more jobs.
     """
 
     def __init__(self, name: str, on_loss: Callable[[], object]) -> None:
         self._on_loss = on_loss
         self._told: set[str] = set()
-        self._closed = False
+        self.is_closed = False
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, job: Callable[[], object], *, holds_step: bool = False) -> None:
         """Take a job; where too many are waiting, one that holds a step is lost."""
-        if not self._closed and not (holds_step and self._queue.qsize() >= _BACKLOG):
+        if not self.is_closed and not (holds_step and self._queue.qsize() >= _BACKLOG):
             self._queue.put(partial(self._do, job, holds_step))
         elif holds_step:
             self._on_loss()
@@ -40,11 +43,11 @@ class Background:
         """Wait until what has been put is done; False when it took too long, or after `close`."""
         done = threading.Event()
         self.put(done.set)
-        return not self._closed and done.wait(timeout_seconds)
+        return not self.is_closed and done.wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> bool:
         """End after what has been put; False when that took too long."""
-        self._closed = True
+        self.is_closed = True
         self._queue.put(None)
         self._thread.join(timeout_seconds)
         return not self._thread.is_alive()

@@ -195,13 +195,11 @@ class Builder:
         """Return the owner's steps; one that is no number counts on from the last, since the statistics need none."""
         numbers: list[int] = []
         for step in steps:
-            number, error = attempt(partial(_to_int, step))
+            number, error = attempt(partial(transfer.as_step, step))
             if number is None:
                 last = -1 if self._last is None else self._last.step
                 number = (numbers[-1] if numbers else last) + 1
-                self._tell(
-                    f"step: got {step!r}, allowed: a whole number. Pass the step that ends; counting on. ({error})"
-                )
+                self._tell(f"{error} Counting on.")
             numbers.append(number)
         return numbers
 
@@ -269,10 +267,6 @@ class _Sorter:
             self.last = update
             taken.append(item)
         return taken
-
-
-def _to_int(step: Any) -> int:
-    return step if type(step) is int else int(np.asarray(step).reshape(()))
 
 
 def _run_and_set(job: Callable[[], object], done: threading.Event) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, capture
@@ -64,7 +66,8 @@ class Collector:
             return NO_SAMPLE
         expected = 0 if call.has_raised else _length(call.completions)
         if expected and call.is_scalar:
-            return np.full(expected, float(np.asarray(call.samples).reshape(())), np.float32)
+            of = jnp if isinstance(call.samples, jax.Array) else np  # what lies on a device is not worth a wait
+            return of.broadcast_to(call.samples.reshape(()), (expected,))
         if expected is not None and np.size(call.samples) != expected:
             self.tell(
                 f"{call.name} returned {np.size(call.samples)} rewards for {expected} completions; such calls are left "
@@ -96,6 +99,12 @@ class Collector:
 
     def to_rounds(self, rewards: Mapping[str, Any]) -> list[Round]:
         """Return values by name as a round, if there are any; what is unknown or no number is told and left out."""
+        if not isinstance(rewards, Mapping):
+            self.tell(
+                f"rewards: got {type(rewards).__name__}, allowed: samples by name. It is left out; pass for example "
+                f"{{{self._names[0]!r}: [1.0, 0.0]}}."
+            )
+            return []
         round_: Round = {}
         for given, value in rewards.items():
             name = given if given in self._names else clean(str(given))

@@ -1,12 +1,14 @@
 """Reward functions under watch: called as before, counted, timed, and overheard.
 
 A wrapper returns what the function returns, untouched, and raises what it raises. It keeps no argument and no result;
-numbers are copied out of a result once, for whoever listens. As with a function, a copy of it is itself.
+numbers are copied out of a result once, for whoever listens. As with a function, a copy of it is itself. In a forked
+child it is the function alone: a lock there may be held by a thread that is gone.
 """
 
 import functools
 import inspect
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -25,6 +27,7 @@ _logger = logging.getLogger("tunrex_jax_monitor")
 NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
+_BEYOND = 10**300  # float32
 
 
 class Call(NamedTuple):
@@ -74,7 +77,7 @@ class RewardFunctionWrapper:
         self._reward_fn = reward_fn
         self._log_errors, self._track_timing = log_errors, track_timing
         self._listener = listener
-        self._lock = threading.Lock()
+        self._lock, self._pid = threading.Lock(), os.getpid()
         self._told: set[str] = set()
         self.reset()
 
@@ -88,6 +91,8 @@ class RewardFunctionWrapper:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
+        if os.getpid() != self._pid:
+            return self._reward_fn(*args, **kwargs)
         start = time.perf_counter()
         try:
             result = self._reward_fn(*args, **kwargs)
@@ -159,9 +164,13 @@ class RewardFunctionWrapper:
                 self._values.extend(samples[-self.max_recent :].tolist())
         if (listener := self._listener) is None:
             return
-        is_scalar = raised is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
-        call = Call(self.name, samples, error, is_scalar, raised is not None, self._completions(args, kwargs), kwargs)
-        _, failure = attempt(lambda: listener(call))
+
+        def tell() -> None:  # a result may raise wherever it is asked
+            is_scalar = error is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
+            completions = self._completions(args, kwargs)
+            listener(Call(self.name, samples, error, is_scalar, raised is not None, completions, kwargs))
+
+        _, failure = attempt(tell)
         if failure is not None:
             self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
 
@@ -193,15 +202,20 @@ class RewardFunctionMonitor:
         self.verbose = verbose
         self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
 
-    def wrap(self, reward_fn: Callable[..., Any], *arguments: Any, **keywords: Any) -> RewardFunctionWrapper:
+    def wrap(
+        self,
+        reward_fn: Callable[..., Any],
+        name: str | None = None,
+        log_errors: bool = True,
+        track_timing: bool = True,
+        *,
+        listener: Listener | None = None,
+    ) -> RewardFunctionWrapper:
         """Return the function, wrapped; of two with one name, the second replaces the first in this set.
 
-        Args:
-          reward_fn: any callable.
-          *arguments: further ones of `RewardFunctionWrapper`: name, log_errors, track_timing.
-          **keywords: the same, by name, and `listener`.
+        The arguments are those of `RewardFunctionWrapper`.
         """
-        wrapper = RewardFunctionWrapper(reward_fn, *arguments, **keywords)
+        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
         self.wrapped_functions[wrapper.name] = wrapper
         if self.verbose:
             say(f"Wrapped reward function: {ascii_safe(wrapper.name)}")
@@ -269,7 +283,7 @@ def to_samples(result: Any) -> np.ndarray:
     """
     given = np.asarray(result)
     if given.dtype.kind == "O":
-        given = np.array([np.nan if value is None else value for value in given.flat])
+        given = np.array([_bounded(value) for value in given.flat])
     is_text = given.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in given.flat)
     if given.dtype.kind in "USmMc" or is_text:
         raise TypeError(
@@ -277,3 +291,10 @@ def to_samples(result: Any) -> np.ndarray:
         )
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
         return np.array(given, np.float32).reshape(-1)
+
+
+def _bounded(value: Any) -> Any:
+    """Return NaN for None, and an int as one that a float64 can hold."""
+    if value is None:
+        return np.nan
+    return max(min(value, _BEYOND), -_BEYOND) if isinstance(value, int) else value

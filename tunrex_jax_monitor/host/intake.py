@@ -1,26 +1,27 @@
 """Intake: from calls to states. What reward functions return is collected until a step ends, and then folded in.
 
 Collecting runs on the threads that call the functions, and folding on a thread beside the training. Nothing here raises
-into training or waits for a device.
+into training or waits for a device. A forked child has none of the threads, and takes in nothing.
 """
 
+import atexit
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, SupportsInt
 
-import numpy as np
-
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import Collector, mode_of
-from tunrex_jax_monitor.host.functions import Call
+from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, to_samples
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
 from tunrex_jax_monitor.host.pool import Round
-from tunrex_jax_monitor.host.transfer import hold
+from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
 _MODES = 8
+_EXIT_SECONDS = 30.0
 
 
 class Intake:
@@ -43,6 +44,14 @@ class Intake:
         self._background = Background("tunrex-monitor", on_loss=monitor.lose)
         self._has_stepped = self._is_given = False
         self._sources: list[Callable[[], object]] = []
+        self._pid = os.getpid()
+        self._close_at_exit, self._monitors = partial(self.close, _EXIT_SECONDS), 0
+        atexit.register(self._close_at_exit)
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a child of the process that it was made in."""
+        return os.getpid() != self._pid
 
     def hear(self, call: Call) -> None:
         """Take in what a reward function returned."""
@@ -79,7 +88,7 @@ class Intake:
 
     def note_mode(self, completions: Any, mode: Any) -> None:
         """Tell of which mode completions are, since what hands over advantages is not told."""
-        self._collector.note_mode(completions, mode_of(mode))
+        self.guard(lambda: self._collector.note_mode(completions, mode_of(mode)))
 
     def expect_steps(self, rest: Callable[[], object] | None = None) -> None:
         """Say that steps will be ended, so that a round of calls is no step by itself; `rest` ends the last ones."""
@@ -102,7 +111,10 @@ class Intake:
         self._background.drain(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
-        """Fold in what is left, and close the monitors."""
+        """Fold in what is left, and close the monitors. At the exit of the process too, if need be."""
+        if self.is_forked:
+            return
+        atexit.unregister(self._close_at_exit)
         for rest in self._sources:
             self.guard(rest)
         self.guard(self._take_rest)
@@ -113,6 +125,8 @@ class Intake:
 
     def guard(self, action: Callable[[], object]) -> None:
         """Do something; what it raises is told once, and stops here."""
+        if self.is_forked:
+            return
         _, error = attempt(action)
         if error is not None:
             self.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
@@ -127,8 +141,8 @@ class Intake:
 
     def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
         self._has_stepped = True
+        given = [] if reward_values is None else self._collector.to_rounds(reward_values)
         rounds = self._collector.take()
-        given = self._collector.to_rounds(reward_values or {})
         if given:  # in the place of what the functions returned
             kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
             rounds["train"] = [*filter(None, kept), *given]
@@ -159,13 +173,35 @@ class Intake:
 
     def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
         """Fold a step into the states, on the thread beside the training."""
-        number, _ = attempt(lambda: None if step is None else int(np.asarray(step).reshape(())))
+        number, error = attempt(lambda: None if step is None else as_step(step))
+        if error is not None:
+            self.tell(f"{error} Counting on.")
+        rounds = {mode: list(map(self._read, given)) for mode, given in rounds.items()}
         if "train" in rounds:
             self._monitor.fold(rounds["train"], number)
         for mode in rounds.keys() - {"train"}:
             self._fold_aside(mode, rounds[mode], self._monitor.global_step if number is None else number)
+        self._come_first_at_exit()
         if "train" in rounds:
             self._on_step(self._monitor.global_step)
+
+    def _read(self, round_: Round) -> Round:
+        """Wait for what lies on a device; what turns out to be no number costs itself."""
+        read: Round = {}
+        for name, samples in round_.items():
+            read[name], error = attempt(partial(to_samples, samples))
+            if error is not None:
+                read[name] = NO_SAMPLE
+                self._collector.tell(f"{name}: a result could not be recorded: {error}", about=f"result {name}")
+        return read
+
+    def _come_first_at_exit(self) -> None:
+        """Be closed before the reporters, which register themselves with their first step: they would miss the last."""
+        monitors = 1 + len(self.side_monitors)
+        if monitors != self._monitors and not self._background.is_closed:
+            self._monitors = monitors
+            atexit.unregister(self._close_at_exit)
+            atexit.register(self._close_at_exit)
 
     def _fold_aside(self, mode: str, rounds: list[Round], step: int) -> None:
         monitor = self.side_monitors.get(mode)

@@ -27,6 +27,7 @@ from tunrex_jax_monitor.host.reporter import Reporter
 from tunrex_jax_monitor.host.sinks.base import Sink
 from tunrex_jax_monitor.host.sinks.console import ConsoleSink, format_summary
 from tunrex_jax_monitor.host.stats import RewardStats
+from tunrex_jax_monitor.host.transfer import as_step
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _NEWEST_ALERTS = 5
@@ -143,7 +144,8 @@ class RewardMonitor:
           step: the owner's step; one more than the last by default.
 
         Raises:
-          ValueError: a name is unknown, or a value holds something else than numbers.
+          ValueError: a name is unknown, or the step is no whole number.
+          TypeError, ValueError: a value holds something else than numbers.
         """
         self.fold([self.to_round(reward_values)], step)
         return self.get_all_stats()
@@ -158,7 +160,7 @@ class RewardMonitor:
     def fold(self, rounds: Sequence[Mapping[str, Any]], step: SupportsInt | None = None) -> None:
         """Take one step: rounds of samples by name. Enqueues one update of the device state, and does not wait."""
         with self._lock:
-            self._newest = self._newest + 1 if step is None else int(step)
+            self._newest = self._newest + 1 if step is None else as_step(step)
             group = self.accumulator.group_size or 1
             reporter = self._get_reporter()  # before the state is donated: it may fail
             batch = pool.join(rounds, self.reward_names, group, self._samples)

@@ -28,7 +28,7 @@ def name_of(function: object, default: str) -> str:
 
 def clean(name: str) -> str:
     """Return the name without slashes, spaces and control characters, and clear of reserved words."""
-    cleaned = re.sub(r"[\s/\\\x00-\x1f<>]+", "_", name.strip()).strip("_") or "reward_fn_"
+    cleaned = re.sub(r"[\s/\\\x00-\x1f<>]+", "_", name.strip()).strip("_") or "unnamed"
     return f"{cleaned}_reward" if cleaned in _TAKEN else cleaned
 
 

@@ -75,7 +75,7 @@ class Outputs:
             _logger.warning("%s was not written: %s: %s", EXPORT, type(error).__name__, error)
         written = write_final(monitor.history, self.output_dir, self.visualizer)
         if self._verbose:
-            say(functions.format_summary())
+            say("\n" + functions.format_summary())
             self._say_files(written, has_data=error is None)
 
     def close(self, timeout_seconds: float) -> None:

@@ -20,6 +20,7 @@ from tunrex_jax_monitor.host.events import AlertHistory, count_back
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.quantiles import RunSketch
 from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.schema import is_whole
 
 if TYPE_CHECKING:
     from tunrex_jax_monitor.accumulator import RewardAccumulator
@@ -37,10 +38,23 @@ def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n
 
 def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
-    if isinstance(number, jax.Array) or hasattr(number, "__jax_array__"):
-        return jnp.copy(number)
-    found, _ = attempt(partial(int, number))
-    return copy.copy(number) if found is None else found
+    is_on_device = isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
+    held, _ = attempt(lambda: jnp.copy(number) if is_on_device else int(number))
+    return attempt(partial(copy.copy, number))[0] if held is None else held
+
+
+def as_step(number: Any) -> int:
+    """Return an owner's step as a number that files can hold; waits for one on the device.
+
+    Raises:
+      ValueError: it is no whole number of 64 bits.
+    """
+    found, error = attempt(lambda: number if type(number) is int else int(np.asarray(number).reshape(())))
+    if found is None or not is_whole(found):
+        got, _ = attempt(lambda: f"{number!r:.50}")
+        why = "it has more than 64 bits" if error is None else error
+        raise ValueError(f"step: got {got}, allowed: a whole number ({why}). Pass the step that ends.")
+    return found
 
 
 def prepare_emit(acc: "RewardAccumulator", state: MonitorState) -> Callable[[], object]:

@@ -8,6 +8,7 @@ x axis of our keys is our own, so the order of rows does not matter.
 
 import atexit
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class SharedRun:
         self._newest: dict[str, Any] = {}
         self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
         self._lost, self._lock, self._is_told = 0, threading.Lock(), False
+        self._pid = os.getpid()
         self._watch_end()
 
     @classmethod
@@ -100,6 +102,8 @@ class SharedRun:
 
     def _let_out(self) -> None:
         """Log what is held; the summary then says the newest again."""
+        if os.getpid() != self._pid:  # the rows are the parent's
+            return
         with self._lock:
             if not self._held:
                 return
