@@ -9,11 +9,11 @@ import click
 
 from tunrex_jax_monitor.cli import drawing
 from tunrex_jax_monitor.cli.options import (
-    FOUND,
     PATH,
     STDOUT,
     Problem,
     echo_json,
+    end_as_found,
     force_option,
     json_option,
     require_new,
@@ -54,6 +54,8 @@ def compare(
         raise Problem(f"RUN: got runs without a step in common ({_spans(runs)}), allowed: runs that overlap.")
     found = differences.compare(runs)
     broken = [(limit, difference) for difference in found for limit in limits if limit.is_broken_by(difference)]
+    if broken:
+        end_as_found()
     tell(f"over the steps that {'both' if len(runs) == 2 else 'all'} have, {span[0]} to {span[1]}")
     if output is not None:
         drawing.write_comparison(runs, output)
@@ -63,8 +65,6 @@ def compare(
         _print(runs, found, {difference for _, difference in broken})
     for limit, difference in broken:
         tell(f"FAILED {_text(limit)}: {_sentence(difference)}")
-    if broken:
-        click.get_current_context().exit(FOUND)
 
 
 def _limit(text: str) -> Limit:
