@@ -56,6 +56,12 @@ def test_figures_are_those_of_the_samples_of_the_shared_steps():
     assert found["best"].value == max(runs["after"].series["a/ema_short"])
 
 
+def test_figures_hold_at_the_end_of_what_a_float_holds():
+    found = by_metric(compare({"one": run_of(np.ones((2, 1))), "two": run_of(np.array([[1.6e308], [1.7e308]]))}))
+    assert found["mean"].value == pytest.approx(1.65e308)
+    assert found["std"].value is None  # its square is not a float
+
+
 def test_a_reward_of_one_run_alone_has_none_in_the_other():
     other = History()
     other.write(make_record(3, names=("b",), series={"step": [0, 1], "b/mean": [1.0, 1.0], "b/count": [2, 2]}))

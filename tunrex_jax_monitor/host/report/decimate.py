@@ -40,6 +40,17 @@ def aggregate(values: np.ndarray, starts: np.ndarray, how: str) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
 
 
+def to_unit(values: np.ndarray) -> np.ndarray:
+    """Return the values between 0, for the least, and 1, for the greatest; all 0 where they are one value.
+
+    Args:
+      values: float64[T], not all of them NaN, which stays.
+    """
+    halves = values / 2  # the span of the whole may be more than a float holds
+    low, high = np.nanmin(halves), np.nanmax(halves)
+    return np.asarray((halves - low) / ((high - low) or 1.0))
+
+
 def keep_extremes(values: np.ndarray, points: int, always: Iterable[int] = ()) -> np.ndarray:
     """Return the rows to draw, in order: of each bucket the least and the greatest value, both ends, and `always`.
 

@@ -169,13 +169,15 @@ def _of_columns(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float 
     """Yield the figures of one reward's steps; None without data."""
     seen = np.isfinite(columns["mean"]) & (columns["count"] > 0)
     mean, std, count = (columns[field][seen] for field in ("mean", "std", "count"))
-    samples = count.sum()
-    overall = float((count * mean).sum() / samples) if samples else None
-    yield "mean", overall
-    if overall is None:
-        yield "std", None
+    if count.size:
+        weights = count / count.sum()
+        overall = (weights * mean).sum()
+        yield "mean", float(overall)
+        with np.errstate(over="ignore"):
+            spread = float(np.sqrt((weights * (std**2 + (mean - overall) ** 2)).sum()))
+        yield "std", spread if math.isfinite(spread) else None
     else:
-        yield "std", float(np.sqrt((count * (std**2 + (mean - overall) ** 2)).sum() / samples))
+        yield from (("mean", None), ("std", None))
     averages = columns["ema_short"][np.isfinite(columns["ema_short"])]
     yield "now", float(averages[-1]) if averages.size else None
     yield "best", float(averages.max()) if averages.size else None
