@@ -185,6 +185,8 @@ def test_numbers_at_the_end_of_what_a_float_holds_are_shown(tmp_path, command):
     run = write(tmp_path / "run", [record])
     assert read(command, run)
     assert call_json("compare", run, healthy(tmp_path / "other", steps=30))["last_step"] == 19
+    if command == "report":
+        assert call_json("report", run, "--png")["written"]
 
 
 @every_reader
@@ -205,7 +207,7 @@ from tunrex_jax_monitor.host.record import Histogram
 
 class Dies:
     def __init__(self, file): self.file = file
-    def seek(self, *where): return self.file.seek(*where)
+    def __getattr__(self, name): return getattr(self.file, name)
     def write(self, line):
         self.file.write(line[: len(line) // 2])
         os.kill(os.getpid(), signal.SIGKILL)

@@ -60,9 +60,12 @@ def compare(
     if output is not None:
         drawing.write_comparison(runs, output)
     if as_json:
-        echo_json(_document(runs, span, found, broken))
+        unchecked = [_text(limit) for limit in _unchecked(limits, found)]
+        echo_json({**_document(runs, span, found, broken), "unchecked": unchecked})
     elif output is None or str(output) != STDOUT:
         _print(runs, found, {difference for _, difference in broken})
+    for limit in _unchecked(limits, found):
+        tell(f"NOT CHECKED {_text(limit)}: the first run has no {limit.metric}")
     for limit, difference in broken:
         tell(f"FAILED {_text(limit)}: {_sentence(difference)}")
 
@@ -72,6 +75,12 @@ def _limit(text: str) -> Limit:
         return Limit.parse(text)
     except ValueError as error:
         raise Problem(f"--fail-on: {str(error).removeprefix('limit: ')}") from error
+
+
+def _unchecked(limits: Sequence[Limit], found: Sequence[Difference]) -> list[Limit]:
+    """Return the limits on what the first run does not have, such as a share of groups where groups are not known."""
+    known = {difference.metric for difference in found if difference.base is not None}
+    return [limit for limit in limits if limit.metric not in known]
 
 
 def _read(given: Sequence[Path]) -> dict[str, History]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+FURTHEST = 1e300  # what an axis may reach, so that no difference overflows; the device's numbers end at 3.4e38
+
 _Reduce = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _REDUCE: dict[str, _Reduce] = {"min": np.fmin.reduceat, "max": np.fmax.reduceat}
 

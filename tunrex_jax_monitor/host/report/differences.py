@@ -25,6 +25,7 @@ METRICS = {
 }
 SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
 TOTAL = "reward"  # the weighted total, which is compared like a reward
+_ROUNDING = 1e-9  # of a limit: a change from 0.7 to 0.8 is one of ten points
 _LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
 
 
@@ -105,8 +106,9 @@ class Limit:
         change = self._change(difference)
         if change is None:
             return True
-        fall = math.copysign(1.0, self.change) < 0
-        return abs(change) > abs(self.change) if self.both else change < self.change if fall else change > self.change
+        allowed = abs(self.change) * (1 + _ROUNDING)
+        is_fall = math.copysign(1.0, self.change) < 0
+        return (abs(change) if self.both else -change if is_fall else change) > allowed
 
     def _change(self, difference: Difference) -> float | None:
         if self.unit == "pp":

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,9 +57,12 @@ def episodes(run: History) -> list[Episode]:
 
     The bits of the series say from where to where; an event without bits (its steps were not kept) is its first step.
     """
-    steps = run.steps()
-    found = [e for name in (*run.names, TOTAL) for e in _of_reward(run, steps, name)]
-    return sorted(found, key=lambda e: (e.first, severity(e.type)))
+    ordered, steps = run.in_order(), run.steps()
+    found = [e for name in (*run.names, TOTAL) for e in _of_reward(ordered, ordered.steps(), name)]
+    found.sort(key=lambda e: (e.first, severity(e.type)))
+    if ordered is run:
+        return found
+    return [replace(e, first=int(steps[e.first]), last=int(steps[e.last])) for e in found]  # from rows to steps
 
 
 def severity(kind: str) -> int:

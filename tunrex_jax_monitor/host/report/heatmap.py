@@ -13,11 +13,10 @@ import numpy as np
 
 from tunrex_jax_monitor.host.emissions import Emissions
 from tunrex_jax_monitor.host.record import Histogram
-from tunrex_jax_monitor.host.report.decimate import bucket_starts
+from tunrex_jax_monitor.host.report.decimate import FURTHEST, bucket_starts
 
 COLUMNS, BINS = 240, 48
 _MARGIN = 0.5
-_FURTHEST = 1e300  # so that no difference overflows; the device's numbers end at 3.4e38
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def rebin(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
 
 
 def _grid(emissions: Emissions, name: str, histograms: list[Histogram], bins: int) -> np.ndarray:
-    first = max(min(h.edges[0] for h in histograms), -_FURTHEST)
-    last = min(max(h.edges[-1] for h in histograms), _FURTHEST)
+    first = max(min(h.edges[0] for h in histograms), -FURTHEST)
+    last = min(max(h.edges[-1] for h in histograms), FURTHEST)
     low = min(_of(emissions, name, "p10", np.nanmin, last), _of(emissions, name, "min", np.nanmedian, last))
     high = max(_of(emissions, name, "p90", np.nanmax, first), _of(emissions, name, "max", np.nanmedian, first))
     margin = _MARGIN * (high - low)
