@@ -59,6 +59,8 @@ def test_a_nonfinite_number_never_becomes_json(field, value):
     [
         ("time", 1e300),
         ("time", -1e15),
+        ("step", 2**53 + 1),
+        ("names", ["a", "a"]),
         *(
             ("histograms", {"a/histogram": {"counts": counts, "edges": edges}})
             for counts, edges in (

@@ -12,7 +12,7 @@ import numpy as np
 
 from tunrex_jax_monitor.host.columns import Columns
 from tunrex_jax_monitor.host.record import Histogram, Record
-from tunrex_jax_monitor.host.schema import is_histogram, is_whole
+from tunrex_jax_monitor.host.schema import is_histogram, is_step
 
 ROWS, HISTOGRAMS = 4096, 1024
 OF_REWARD = ("mean", "std", "min", "max", "p10", "p25", "median", "p75", "p90", "zeros_fraction", "frac_zero_std")
@@ -49,7 +49,7 @@ class _Packed(NamedTuple):
     def from_export(cls, data: Mapping[str, Any]) -> "_Packed":
         counts = data["counts"]
         edges = data["edges"] if "edges" in data else [data["low"] + i * data["width"] for i in range(len(counts) + 1)]
-        if not is_whole(data["step"]) or not is_histogram({"counts": counts, "edges": edges}):
+        if not is_step(data["step"]) or not is_histogram({"counts": counts, "edges": edges}):
             raise ValueError(
                 "emissions: got a histogram with odd counts, edges or step, allowed what to_export returned."
             )

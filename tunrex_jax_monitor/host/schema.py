@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 _LARGEST = 2**63  # no counter goes beyond
+_LAST_STEP = 2**53  # what a browser, and a float64, can count to
 _LATEST = 253_370_764_800  # seconds: the year 9999, the last that a calendar can say in any time zone
 
 
@@ -49,6 +50,11 @@ def is_number(value: object) -> bool:
     return is_whole(value) or (isinstance(value, float) and math.isfinite(value))
 
 
+def is_step(value: object) -> bool:
+    """Tell whether it is an int that every reader of a step can say exactly."""
+    return isinstance(value, int) and not isinstance(value, bool) and -_LAST_STEP <= value <= _LAST_STEP
+
+
 def is_time(value: object) -> bool:
     """Tell whether it is seconds since the epoch that can be said as a date."""
     return is_number(value) and isinstance(value, int | float) and 0 <= value < _LATEST
@@ -56,6 +62,10 @@ def is_time(value: object) -> bool:
 
 def _is_number_or_null(value: object) -> bool:
     return value is None or is_number(value)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(map(_is_text, value)) and len(set(value)) == len(value)
 
 
 def _is_text(value: object) -> bool:
@@ -79,7 +89,7 @@ def _are_bits_or_null(value: object) -> bool:
 
 
 _COLUMNS: dict[str, Callable[[Any], bool]] = {  # by what follows the last slash of a key
-    "step": is_whole,
+    "step": is_step,
     "count": _is_count_or_null,
     "alerts": _are_bits_or_null,
 }
@@ -104,7 +114,7 @@ def is_histogram(value: object) -> bool:
 
 
 _ALERT: dict[str, Callable[[Any], bool]] = {
-    "step": is_whole,
+    "step": is_step,
     "reward": _is_text,
     "type": _is_text,
     "message": _is_text,
@@ -121,10 +131,10 @@ def _is_alert(value: object) -> bool:
 
 
 CHECKS: dict[str, Callable[[Any], bool]] = {
-    "step": is_whole,
+    "step": is_step,
     "update": is_whole,
     "time": is_time,
-    "names": lambda value: _lists(value, _is_text),
+    "names": _are_names,
     "scalars": lambda value: _maps(value, is_number),
     "histograms": lambda value: _maps(value, is_histogram),
     "series": _is_series,
@@ -132,10 +142,10 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "counters": lambda value: _maps(value, is_whole),
 }
 ALLOWED = {
-    "step": "a whole number",
+    "step": "a whole number up to 2^53",
     "update": "a whole number",
     "time": "seconds since 1970, before the year 9999",
-    "names": "a list of texts",
+    "names": "a list of different texts",
     "scalars": "finite numbers by key",
     "histograms": "counts, of 0 or more, and one edge more, each greater than the last, by key",
     "series": "lists of one length by key, of finite numbers and null, one of them `step`",
@@ -145,7 +155,7 @@ ALLOWED = {
 
 
 _CONFIG: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "reward_names": (lambda value: _lists(value, _is_text), "a list of texts"),
+    "reward_names": (_are_names, "a list of different texts"),
 }
 _MANIFEST: dict[str, tuple[Callable[[Any], bool], str]] = {
     "start_time": (lambda value: value is None or is_time(value), "seconds since 1970, before the year 9999"),

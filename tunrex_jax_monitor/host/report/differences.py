@@ -150,7 +150,7 @@ def shared_steps(runs: Mapping[str, History]) -> tuple[int, int] | None:
 
 def rewards_of(history: History) -> tuple[str, ...]:
     """Return the rewards of a run, and last its weighted total where it is in the series."""
-    return (*history.names, *([TOTAL] if f"{TOTAL}/mean" in history.series else []))
+    return tuple(dict.fromkeys([*history.names, *([TOTAL] if f"{TOTAL}/mean" in history.series else [])]))
 
 
 def _figures(history: History, span: tuple[int, int] | None) -> Iterator[tuple[tuple[str, str], float | None]]:
