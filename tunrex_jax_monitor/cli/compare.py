@@ -46,8 +46,10 @@ def compare(
     """
     limits = [_limit(text) for text in fail_on.split(",")] if fail_on is not None else []
     require_one_stdout(output, as_json)
-    if output is not None and str(output) != STDOUT:
-        require_new(output, force)
+    if output is not None:
+        drawing.require_pages()
+        if str(output) != STDOUT:
+            require_new(output, force)
     runs = _read([run, *others])
     span = differences.shared_steps(runs)
     if span is None:

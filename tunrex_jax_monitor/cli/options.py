@@ -82,16 +82,20 @@ def write_text(target: Path, text: str) -> None:
             write_atomically(target, text)
 
 
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> contextlib.AbstractContextManager[None]:
     """Write inside of it; a place that cannot be written is the caller's to mend."""
+    return telling(f"output: got '{target}', which cannot be written", "Choose another place.")
+
+
+@contextlib.contextmanager
+def telling(got: str, remedy: str) -> Iterator[None]:
+    """Work inside of it; what the system refuses is told with its reason."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or error
-        raise Problem(f"output: got '{target}', which cannot be written ({reason}). Choose another place.") from error
+        raise Problem(f"{got} ({error.strerror or error}). {remedy}") from error
 
 
 def require_one_stdout(target: Path | None, as_json: bool) -> None:
