@@ -9,7 +9,7 @@ from tests.host.report import runs
 from tunrex_jax_monitor.device.alerts import TYPES as DEVICE_TYPES
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
-from tunrex_jax_monitor.host.report.episodes import SEVERITY, TYPES, by_severity, episodes
+from tunrex_jax_monitor.host.report.episodes import SEVERITY, TYPES, by_severity, collapse_limit, episodes
 
 STEPS = 500
 
@@ -47,6 +47,15 @@ def test_a_run_that_went_back_has_the_episodes_of_each_of_its_lives():
         (7, 8, "DROP: a - told"),
         (5, 5, "DROP: a - told"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"), [({}, 0.8), ({"collapse_threshold": 0.5}, 0.5), ({"collapse_threshold": "x"}, 0.8)]
+)
+def test_the_limit_of_collapsed_groups_is_that_of_the_run(config, limit):
+    run = History()
+    run.config = config
+    assert collapse_limit(run) == limit
 
 
 def test_the_types_are_those_of_the_device():

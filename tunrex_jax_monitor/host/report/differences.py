@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.episodes import TOTAL
 
 METRICS = {
     "mean": "mean of the samples",
@@ -24,7 +25,6 @@ METRICS = {
     "alerts": "alerts that began",
 }
 SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
-TOTAL = "reward"  # the weighted total, which is compared like a reward
 _ROUNDING = 1e-9  # of a limit: a change from 0.7 to 0.8 is one of ten points
 _LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
 

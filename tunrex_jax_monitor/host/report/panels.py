@@ -9,15 +9,15 @@ from matplotlib.colors import PowerNorm
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import style
 from tunrex_jax_monitor.host.report.decimate import FURTHEST, aggregate, bucket_starts, keep_extremes
-from tunrex_jax_monitor.host.report.episodes import Episode, severity
+from tunrex_jax_monitor.host.report.episodes import Episode, collapse_limit, severity
 from tunrex_jax_monitor.host.report.heatmap import heat_map
 from tunrex_jax_monitor.host.report.text import number, share
 
 BUCKETS, POINTS = 500, 1000  # columns of an envelope, points of a line; a panel is 520 pixels wide
 FAN_BUCKETS = 250
-COLLAPSED = 0.8  # the share of groups without variance from which GROUP_COLLAPSE speaks
 _MARGIN = 0.75  # spans of the long average and the fan by which anything else may stretch the axis
 _MANY = 40  # episodes of a type in a row, from which on they are a rug
+_APART = 0.1  # between two ticks, so that they can be read
 _LANE = 0.13  # height between marks of two alert types, in axes
 
 
@@ -132,8 +132,10 @@ def draw_variance(axes: Axes, run: History, name: str) -> None:
     steps = run.steps()
     if has_groups:
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, COLLAPSED, 1], [share(s) for s in (0.0, COLLAPSED, 1.0)])
-        axes.axhline(COLLAPSED, color=style.BLACK, lw=0.7, ls=":")
+        alert = collapse_limit(run)
+        ticks = [alert, *(end for end in (0.0, 1.0) if abs(end - alert) > _APART)]
+        axes.set_yticks(ticks, [share(tick) for tick in ticks])
+        axes.axhline(alert, color=style.BLACK, lw=0.7, ls=":")
     if np.isnan(values).all():
         style.say_empty(axes, "no data" if len(steps) else "no data yet")
         return
