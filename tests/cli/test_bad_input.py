@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.cli.support import REWARDS, ROOT, call, call_json, environment, healthy, spawn
+from tests.cli.support import REWARDS, ROOT, call, call_json, environment, healthy, run_dir, spawn
 from tests.host.report import runs
 from tests.host.support import make_record
 from tunrex_jax_monitor import JsonlSink
@@ -130,6 +130,12 @@ def test_a_run_without_a_record_says_so(tmp_path, command):
     if command == "show":
         assert "no record yet; the first comes after 10 steps" in result.stderr
     assert call_json("show", run)["step"] is None
+
+
+@every_reader
+@pytest.mark.parametrize("file", ["manifest.json", "records.jsonl"])
+def test_a_file_of_a_run_stands_for_its_directory(command, file):
+    assert read(command, run_dir() / file).stdout[:2000] == read(command, run_dir()).stdout[:2000]
 
 
 @every_reader

@@ -24,7 +24,7 @@ def find(given: Path) -> Path:
     path = given.expanduser()
     with reading(path):
         if path.is_file():
-            return path
+            return path.parent if path.name in (RECORDS, MANIFEST) else path
         newest = newest_in(path)
         if newest is not None:
             if newest != path:

@@ -62,6 +62,13 @@ def test_figures_hold_at_the_end_of_what_a_float_holds():
     assert found["std"].value is None  # its square is not a float
 
 
+def test_of_a_step_that_was_written_twice_the_newer_row_counts():
+    history = run_of(np.array([[1.0], [1.0], [9.0], [9.0]]))
+    again = run_of(np.array([[2.0], [4.0]]), first=2)
+    history.write(make_record(3, names=("a",), series=dict(again.series)))
+    assert by_metric(compare({"one": history, "two": history}))["mean"].base == pytest.approx(2.0)
+
+
 def test_a_reward_of_one_run_alone_has_none_in_the_other():
     other = History()
     other.write(make_record(3, names=("b",), series={"step": [0, 1], "b/mean": [1.0, 1.0], "b/count": [2, 2]}))

@@ -24,6 +24,12 @@ def bucket_starts(rows: int, buckets: int) -> np.ndarray:
     return np.linspace(0, rows, buckets, endpoint=False).astype(np.int64)
 
 
+def newest_rows(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each step once, ascending, and the newest of its rows."""
+    ascending, back = np.unique(steps[::-1], return_index=True)
+    return ascending, len(steps) - 1 - back
+
+
 def aggregate(values: np.ndarray, starts: np.ndarray, how: str) -> np.ndarray:
     """Return one value per bucket; NaN where a bucket has no data.
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.decimate import newest_rows
 from tunrex_jax_monitor.host.report.episodes import TOTAL
 
 METRICS = {
@@ -121,7 +122,7 @@ def compare(runs: Mapping[str, History]) -> list[Difference]:
     """Return every figure of every reward of every run but the first, against the first.
 
     Figures are over the steps from the latest first to the earliest last one, so that a run that ended early is judged
-    by what it did. A reward that a run does not have has None there.
+    by what it did. Of a step that was written twice the newer row counts. A reward that a run does not have has None.
 
     Args:
       runs: by the name that the differences shall carry; the first is the base.
@@ -155,11 +156,11 @@ def rewards_of(history: History) -> tuple[str, ...]:
 
 def _figures(history: History, span: tuple[int, int] | None) -> Iterator[tuple[tuple[str, str], float | None]]:
     first, last = span or (0, -1)
-    steps = np.asarray(history.series.get("step", []))
-    inside = (steps >= first) & (steps <= last)
+    steps, rows = newest_rows(history.steps())
+    rows = rows[(steps >= first) & (steps <= last)]
     for reward in rewards_of(history):
         columns = {
-            field: np.array(history.series.get(f"{reward}/{field}", [None] * len(steps)), float)[inside]
+            field: history.array(f"{reward}/{field}").astype(float)[rows]
             for field in ("mean", "std", "count", "ema_short", "frac_zero_std")
         }
         began = [a for a in history.alerts if a.reward == reward and first <= a.step <= last]
