@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser.conftest import ARTIFACTS, READY
+from tests.browser.conftest import ARTIFACTS, wait_until_ready
 from tests.browser.pages import MAKERS
 from tests.host.report import runs
 from tests.test_package import CHECKOUT
@@ -21,7 +21,17 @@ def test_page_opens_offline_and_asks_for_nothing(visit, shoot, name, scheme):
     page.wait_for_timeout(50)
     shoot(page, f"{name}-{scheme}")
     with (ARTIFACTS / "ready-ms.txt").open("a") as timings:  # for a person: a shared machine proves nothing
-        timings.write(f"{name} {scheme}: interactive after {page.evaluate(READY)} ms\n")
+        timings.write(
+            f"{name} {scheme}: interactive after {page.evaluate('document.documentElement.dataset.ready')} ms\n"
+        )
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_every_key_works_on_every_page(visit, name):
+    page = visit(name)
+    for key in ("ArrowRight", "Shift+ArrowLeft", "+", "-", "n", "p", "f", "t", "Escape", "r"):
+        page.keyboard.press(key)
+    page.wait_for_timeout(50)  # its end says that there was no error
 
 
 @pytest.mark.axe
@@ -108,7 +118,7 @@ def test_the_policy_stops_a_script_that_is_not_the_pages_own(visit, file_of, tmp
     context = chromium.new_context()
     page = context.new_page()
     page.goto(path.as_uri())
-    page.wait_for_function(READY)
+    wait_until_ready(page)
     assert page.evaluate("window.ran") is None
     context.close()
 

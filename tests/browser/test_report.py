@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.browser.conftest import wait_until_ready
 from tests.browser.pages import LONG, SHORT
 from tests.host.report import runs
 
@@ -124,7 +125,7 @@ def test_an_address_shows_a_part_and_survives_a_reload(visit, shoot):
         assert "linked" in section.get_attribute("class")
         assert 0 <= section.bounding_box()["y"] < 150
         page.reload()
-        page.wait_for_function("document.documentElement.dataset.ready")
+        wait_until_ready(page)
     shoot(page, "deep-link")
 
 
@@ -160,7 +161,7 @@ def test_dragging_zooms_every_chart_and_is_in_the_address(visit):
     assert abs(high - 600) <= 3
     assert page.url.endswith(f"#steps={low}-{high}&reward=1")
     page.reload()
-    page.wait_for_function("document.documentElement.dataset.ready")
+    wait_until_ready(page)
     assert steps_shown(page) == (low, high)
 
 

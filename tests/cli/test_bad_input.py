@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from tests.cli.support import REWARDS, ROOT, call, call_json, environment, healthy, spawn
+from tests.cli.support import REWARDS, ROOT, call, call_json, environment, healthy, run_dir, spawn
 from tests.host.report import runs
 from tests.host.support import make_record
 from tunrex_jax_monitor import JsonlSink
+from tunrex_jax_monitor.host.record import Histogram
 
 READERS = {  # how each command is called on a run, with what it prints
     "show": (),
@@ -132,6 +133,12 @@ def test_a_run_without_a_record_says_so(tmp_path, command):
 
 
 @every_reader
+@pytest.mark.parametrize("file", ["manifest.json", "records.jsonl"])
+def test_a_file_of_a_run_stands_for_its_directory(command, file):
+    assert read(command, run_dir() / file).stdout[:2000] == read(command, run_dir()).stdout[:2000]
+
+
+@every_reader
 @pytest.mark.parametrize("missing", ["manifest.json", "records.jsonl"])
 def test_half_of_a_run_directory_is_a_run(tmp_path, command, missing):
     run = healthy(tmp_path / "run", steps=30)
@@ -171,6 +178,24 @@ def test_a_record_without_series_and_names_is_shown(tmp_path, command):
 
 
 @every_reader
+def test_numbers_at_the_end_of_what_a_float_holds_are_shown(tmp_path, command):
+    numbers = [1e308, -1e308, 5e-324, -0.0] * 5
+    series = {f"a/{key}": numbers for key in ("mean", "std", "min", "max", "ema_short", "ema_long")}
+    record = make_record(
+        19,
+        names=("a",),
+        scalars={"a/p10": -1e308, "a/p90": 1e308, "a/mean": 1e308},
+        histograms={"a/histogram": Histogram([1, 2**62, 3], [-1e308, -1.0, 1.0, 1e308])},
+        series={"step": list(range(20)), "a/count": [8] * 20, **series},
+    )
+    run = write(tmp_path / "run", [record])
+    assert read(command, run)
+    assert call_json("compare", run, healthy(tmp_path / "other", steps=30))["last_step"] == 19
+    if command == "report":
+        assert call_json("report", run, "--png")["written"]
+
+
+@every_reader
 def test_hostile_names_go_through(tmp_path, command):
     run = runs.write(tmp_path / "run", steps=30, names=runs.HOSTILE, rewards=len(runs.HOSTILE), faults=True)
     assert read(command, run)
@@ -184,10 +209,11 @@ DIES = """
 import os, signal, sys
 from tests.host.report import runs
 from tunrex_jax_monitor import JsonlSink
+from tunrex_jax_monitor.host.record import Histogram
 
 class Dies:
     def __init__(self, file): self.file = file
-    def seek(self, *where): return self.file.seek(*where)
+    def __getattr__(self, name): return getattr(self.file, name)
     def write(self, line):
         self.file.write(line[: len(line) // 2])
         os.kill(os.getpid(), signal.SIGKILL)

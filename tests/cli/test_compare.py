@@ -62,6 +62,13 @@ def test_what_fires_says_which_reward_and_by_how_much(base, tmp_path):
     assert (failed["limit"], failed["reward"], failed["run"]) == ("mean:-5%", "answer", "other")
 
 
+def test_a_limit_that_nothing_can_break_is_told(tmp_path):
+    one, two = (healthy(tmp_path / name, steps=30, rewards=1, group_size=None) for name in ("one", "two"))
+    arguments = ("compare", one, two, "--fail-on", "zero_std:+10pp,mean:-5%")
+    assert "NOT CHECKED zero_std:+10pp: the first run has no zero_std" in call(*arguments).stderr
+    assert call_json(*arguments)["unchecked"] == ["zero_std:+10pp"]
+
+
 def test_faults_break_a_limit_on_alerts(base):
     assert "alerts of style" in call("compare", base, run_dir(), "--fail-on", "alerts:+0", code=1).stderr
 

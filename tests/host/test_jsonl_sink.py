@@ -119,6 +119,26 @@ def test_a_damaged_or_foreign_manifest_is_an_error_with_its_path(tmp_path, conte
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"start_time": "yesterday"},
+        {"start_time": 1e300},
+        {"start_time": -1e15},
+        {"versions": "v"},
+        {"config": 3},
+        {"config": {"reward_names": None}},
+        {"config": {"reward_names": ["a", 1]}},
+        {"resumed": 1},
+    ],
+)
+def test_a_field_of_a_manifest_that_could_not_be_read_later_is_an_error_that_names_it(tmp_path, field):
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, **field}))
+    name = "reward_names" if field.get("config") != 3 and "config" in field else next(iter(field))
+    with pytest.raises(ValueError, match=rf"manifest\.json, {name}: got .* allowed"):
+        read_manifest(tmp_path)
+
+
 @pytest.mark.parametrize("read", [read_manifest, read_records, iter_records])
 def test_a_directory_without_a_run_is_an_error_that_says_what_is_missing(tmp_path, read):
     with pytest.raises(FileNotFoundError, match=r"run_dir: got .* allowed a directory that JsonlSink wrote"):

@@ -54,6 +54,31 @@ def test_a_nonfinite_number_never_becomes_json(field, value):
         make_record(**fields).to_json()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("time", 1e300),
+        ("time", -1e15),
+        ("step", 2**53 + 1),
+        ("names", ["a", "a"]),
+        *(
+            ("histograms", {"a/histogram": {"counts": counts, "edges": edges}})
+            for counts, edges in (
+                ([], [1.0]),
+                ([-5, 2], [1.0, 2.0, 3.0]),
+                ([1, 2], [1.0, 1.0, 1.0]),
+                ([1, 2], [3.0, 2.0, 1.0]),
+                ([1], [1.0]),
+            )
+        ),
+    ],
+)
+def test_what_no_picture_could_show_is_refused_by_its_field(field, value):
+    line = json.dumps({**json.loads(make_record().to_json()), field: value})
+    with pytest.raises(ValueError, match=f"{field}: got .* allowed"):
+        Record.from_json(line)
+
+
 @pytest.mark.parametrize("schema", [0, 2, "1", None])
 def test_an_unknown_schema_names_got_and_allowed(schema):
     fields = {**json.loads(make_record().to_json()), "schema": schema}

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from tunrex_jax_monitor.cli.options import Problem, status, tell
+
 _COMMANDS = ("demo", "show", "alerts", "report", "compare", "export", "watch", "doctor")
 _INTERRUPTED = 130  # 128 + SIGINT, as shells tell it
 
@@ -33,17 +35,27 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # what an encoding cannot say is escaped, and never raises
-                stream.reconfigure(errors="backslashreplace")
+        _prepare_streams()
         try:
-            return super().invoke(ctx)
+            super().invoke(ctx)
         except BrokenPipeError:  # the reader, a `head`, has what it wanted
             _discard_stdout()
-            ctx.exit(0)
+        except OSError as error:
+            _discard_stdout()
+            reason = error.strerror or error
+            raise Problem(f"stdout: got {reason}, allowed: a place that takes all. Choose another place.") from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            tell("interrupted")
             ctx.exit(_INTERRUPTED)
+        ctx.exit(status())
+
+
+def _prepare_streams() -> None:
+    """Let no stream raise: what an encoding cannot say is escaped, and what is closed takes everything."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w", encoding="utf-8") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_stdout() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tunrex_jax_monitor.cli.options import FOUND, Problem, advise, echo_json, json_option, run_argument, tell
+from tunrex_jax_monitor.cli.options import Problem, advise, echo_json, end_as_found, json_option, run_argument, tell
 from tunrex_jax_monitor.cli.runs import load
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
@@ -25,14 +25,14 @@ def alerts(run: Path, kind: tuple[str, ...], reward: tuple[str, ...], exit_code:
     path, history = load(run)
     _require_rewards(history, reward)
     found = [e for e in episodes(history) if (not kind or e.type in kind) and (not reward or e.reward in reward)]
+    if found and exit_code:
+        end_as_found()
     if as_json:
         echo_json({"run": str(path), "alerts": [vars(episode) for episode in found]})
     elif found:
         echo(table_of(found))
         advise({e.type: e.remedy for e in found if e.remedy}.items())
     tell(plural(len(found), "alert"))
-    if found and exit_code:
-        click.get_current_context().exit(FOUND)
 
 
 def table_of(found: Sequence[Episode]) -> Table:

@@ -9,11 +9,11 @@ import click
 
 from tunrex_jax_monitor.cli import drawing
 from tunrex_jax_monitor.cli.options import (
-    FOUND,
     PATH,
     STDOUT,
     Problem,
     echo_json,
+    end_as_found,
     force_option,
     json_option,
     require_new,
@@ -46,25 +46,30 @@ def compare(
     """
     limits = [_limit(text) for text in fail_on.split(",")] if fail_on is not None else []
     require_one_stdout(output, as_json)
-    if output is not None and str(output) != STDOUT:
-        require_new(output, force)
+    if output is not None:
+        drawing.require_pages()
+        if str(output) != STDOUT:
+            require_new(output, force)
     runs = _read([run, *others])
     span = differences.shared_steps(runs)
     if span is None:
         raise Problem(f"RUN: got runs without a step in common ({_spans(runs)}), allowed: runs that overlap.")
     found = differences.compare(runs)
     broken = [(limit, difference) for difference in found for limit in limits if limit.is_broken_by(difference)]
+    if broken:
+        end_as_found()
     tell(f"over the steps that {'both' if len(runs) == 2 else 'all'} have, {span[0]} to {span[1]}")
     if output is not None:
         drawing.write_comparison(runs, output)
     if as_json:
-        echo_json(_document(runs, span, found, broken))
+        unchecked = [_text(limit) for limit in _unchecked(limits, found)]
+        echo_json({**_document(runs, span, found, broken), "unchecked": unchecked})
     elif output is None or str(output) != STDOUT:
         _print(runs, found, {difference for _, difference in broken})
+    for limit in _unchecked(limits, found):
+        tell(f"NOT CHECKED {_text(limit)}: the first run has no {limit.metric}")
     for limit, difference in broken:
         tell(f"FAILED {_text(limit)}: {_sentence(difference)}")
-    if broken:
-        click.get_current_context().exit(FOUND)
 
 
 def _limit(text: str) -> Limit:
@@ -72,6 +77,12 @@ def _limit(text: str) -> Limit:
         return Limit.parse(text)
     except ValueError as error:
         raise Problem(f"--fail-on: {str(error).removeprefix('limit: ')}") from error
+
+
+def _unchecked(limits: Sequence[Limit], found: Sequence[Difference]) -> list[Limit]:
+    """Return the limits on what the first run does not have, such as a share of groups where groups are not known."""
+    known = {difference.metric for difference in found if difference.base is not None}
+    return [limit for limit in limits if limit.metric not in known]
 
 
 def _read(given: Sequence[Path]) -> dict[str, History]:

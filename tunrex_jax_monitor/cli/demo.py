@@ -10,7 +10,7 @@ import click
 
 from tunrex_jax_monitor.cli import drawing, synthetic
 from tunrex_jax_monitor.cli.alerts import table_of
-from tunrex_jax_monitor.cli.options import FOUND, PATH, Problem, echo_json, force_option, json_option, tell
+from tunrex_jax_monitor.cli.options import PATH, Problem, echo_json, end_as_found, force_option, json_option, tell
 from tunrex_jax_monitor.cli.progress import progress
 from tunrex_jax_monitor.cli.synthetic import FAULTS, Planted
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
@@ -46,6 +46,7 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
 
     Exit status 1 where a planted fault was not seen.
     """
+    drawing.require_pages()
     names = synthetic.reward_names(rewards)
     planted = synthetic.plant(_parse(inject, steps), names, steps)
     page = output / "report.html"
@@ -57,13 +58,13 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
     drawing.write_page(history, page)
     written = [page, *(drawing.write_pictures(history, output, force=True) if drawing.has_pictures() else [])]
     seen = {one: one.seen(history.alerts) for one in planted}
+    if None in seen.values():
+        end_as_found()
     if as_json:
         echo_json(_document(history, seen, output, written))
     else:
         _print(history, seen)
         click.echo(f"\nrun:     {output}\nreport:  {written[0]}")
-    if None in seen.values():
-        click.get_current_context().exit(FOUND)
 
 
 def _parse(inject: str, steps: int) -> list[str]:

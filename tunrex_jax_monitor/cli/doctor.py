@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from tunrex_jax_monitor.cli.options import FOUND, PATH, advise, echo_json, json_option, tell
+from tunrex_jax_monitor.cli.options import PATH, advise, echo_json, end_as_found, json_option, tell
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.doctor import Finding, diagnose
 from tunrex_jax_monitor.host.report.text import plural
@@ -23,14 +23,14 @@ def doctor(directories: tuple[Path, ...], as_json: bool) -> None:
     tell("asking JAX for its devices")
     findings = diagnose(directories or (Path("."),))
     problems = [finding for finding in findings if finding.status == "problem"]
+    if problems:
+        end_as_found()
     if as_json:
         echo_json({"problems": len(problems), "findings": [finding._asdict() for finding in findings]})
     else:
         echo(Table(("check", "status", "found"), [_row(finding) for finding in findings], left=("status", "found")))
         advise((finding.check, finding.remedy) for finding in findings if finding.status != "ok")
     tell(plural(len(problems), "problem") if problems else "no problem")
-    if problems:
-        click.get_current_context().exit(FOUND)
 
 
 def _row(finding: Finding) -> list[Cell | str]:

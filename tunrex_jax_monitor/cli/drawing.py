@@ -12,11 +12,24 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.page import comparison_page, page
 
 DASHBOARD = "dashboard.png"
+_INSTALL = "pip install 'tunrex-jax-monitor[plots]'"
 
 
 def has_pictures() -> bool:
     """Tell whether PNG files can be drawn here."""
     return importlib.util.find_spec("matplotlib") is not None
+
+
+def require_pictures() -> None:
+    """Refuse to draw PNG files where matplotlib is not installed."""
+    if not has_pictures():
+        raise Problem(f"--png: got no matplotlib, allowed: where it is installed. {_INSTALL}")
+
+
+def require_pages() -> None:
+    """Refuse to make pages where jinja2 is not installed."""
+    if importlib.util.find_spec("jinja2") is None:
+        raise Problem(f"output: got no jinja2, which pages are made with, allowed: where it is installed. {_INSTALL}")
 
 
 def write_page(history: History, target: Path) -> None:
@@ -31,9 +44,6 @@ def write_comparison(runs: Mapping[str, History], target: Path) -> None:
 
 def write_pictures(history: History, directory: Path, force: bool) -> list[Path]:
     """Write the dashboard of a run, a file per page, each of them whole or not at all; return the files."""
-    if not has_pictures():
-        remedy = "pip install 'tunrex-jax-monitor[plots]'"
-        raise Problem(f"--png: got no matplotlib, allowed: where it is installed. {remedy}")
     from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
 
     with writing(directory), tempfile.TemporaryDirectory(dir=directory, prefix=".drawing") as drawn:

@@ -40,10 +40,7 @@ class View:
         if news.damaged:
             tell(f"{path}: left out {plural(news.damaged, 'line')} of another form than a record's")
         for record in news.records:
-            try:
-                self.record(record)
-            except (TypeError, ValueError, AttributeError, OverflowError):
-                tell(f"{path}: left out the record of step {record.step!r}, which holds something else than numbers")
+            self.record(record)
 
     def restart(self, path: Path) -> None:
         """Show that another run goes on from here."""

@@ -15,6 +15,7 @@ from tunrex_jax_monitor.host.files import to_json, write_atomically
 SCHEMA = 1  # of what `--json` prints; a field may be added, none changes its meaning
 STDOUT = "-"
 FOUND = 1  # exit status
+_STATUS = "tunrex_jax_monitor.status"
 
 PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is told in our own words
 run_argument = click.argument("run", type=PATH)
@@ -33,8 +34,19 @@ class Problem(click.ClickException):
 
 
 def tell(message: str) -> None:
-    """Say something beside the data, on stderr."""
-    click.echo(folded(printable(message), sys.stderr), err=True)
+    """Say something beside the data, on stderr; where nobody listens any more, work goes on."""
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(folded(printable(message), sys.stderr), err=True)
+
+
+def end_as_found() -> None:
+    """Let the command end with exit status 1, also where the reader of its output goes away before the end."""
+    click.get_current_context().meta[_STATUS] = FOUND
+
+
+def status() -> int:
+    """Return the exit status that the command ends with."""
+    return int(click.get_current_context().meta.get(_STATUS, 0))
 
 
 def advise(remedies: Iterable[tuple[str, str]]) -> None:
@@ -70,16 +82,20 @@ def write_text(target: Path, text: str) -> None:
             write_atomically(target, text)
 
 
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: Path) -> contextlib.AbstractContextManager[None]:
     """Write inside of it; a place that cannot be written is the caller's to mend."""
+    return telling(f"output: got '{target}', which cannot be written", "Choose another place.")
+
+
+@contextlib.contextmanager
+def telling(got: str, remedy: str) -> Iterator[None]:
+    """Work inside of it; what the system refuses is told with its reason."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or error
-        raise Problem(f"output: got '{target}', which cannot be written ({reason}). Choose another place.") from error
+        raise Problem(f"{got} ({error.strerror or error}). {remedy}") from error
 
 
 def require_one_stdout(target: Path | None, as_json: bool) -> None:

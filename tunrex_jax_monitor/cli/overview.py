@@ -7,7 +7,7 @@ import numpy as np
 from tunrex_jax_monitor.cli.tables import Cell, Table
 from tunrex_jax_monitor.cli.text import speaks_unicode
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts
+from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts, to_unit
 from tunrex_jax_monitor.host.report.episodes import TOTAL, by_severity, episodes
 from tunrex_jax_monitor.host.report.text import number, share, signed
 from tunrex_jax_monitor.host.report.verdict import Verdict, total_verdict, verdicts
@@ -54,9 +54,7 @@ def course(values: np.ndarray, columns: int = _COURSE) -> str:
     means = aggregate(values, bucket_starts(len(values), columns), "mean")
     if not np.isfinite(means).any():
         return ""
-    low, high = np.nanmin(means), np.nanmax(means)
-    levels = (means - low) / (high - low) * (len(blocks) - 1) if high > low else np.where(np.isnan(means), means, 0.0)
-    return "".join(_blocks(levels, blocks))
+    return "".join(_blocks(to_unit(means) * (len(blocks) - 1), blocks))
 
 
 def _blocks(levels: np.ndarray, blocks: str) -> Iterable[str]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tunrex_jax_monitor.cli.options import Problem, tell
+from tunrex_jax_monitor.cli.options import Problem, tell, telling
 from tunrex_jax_monitor.host.history import EXPORT, History
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, iter_records, read_manifest
@@ -24,7 +24,7 @@ def find(given: Path) -> Path:
     path = given.expanduser()
     with reading(path):
         if path.is_file():
-            return path
+            return path.parent if path.name in (RECORDS, MANIFEST) else path
         newest = newest_in(path)
         if newest is not None:
             if newest != path:
@@ -53,15 +53,11 @@ def read(path: Path) -> History:
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Read inside of it; what cannot be read is the caller's to mend."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise Problem(f"RUN: got '{path}', which cannot be read ({reason}). Mend its permissions.") from error
-    except ValueError as error:
-        raise Problem(f"RUN: {error}") from error
+    with telling(f"RUN: got '{path}', which cannot be read", "Mend its permissions."):
+        try:
+            yield
+        except ValueError as error:
+            raise Problem(f"RUN: {error}") from error
 
 
 def load(given: Path) -> tuple[Path, History]:

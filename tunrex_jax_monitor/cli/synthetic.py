@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tunrex_jax_monitor.host.record import AlertEvent
+from tunrex_jax_monitor.host.report.episodes import TOTAL
 
 PROMPTS, GROUP_SIZE = 16, 8
 LEAST_STEPS = 200  # with faults: before one the rules learn what is normal, and in it they need time to be sure
 _TOLD_WITHIN = 30  # steps after a fault
 _NAMES = ("format", "answer", "brevity", "helpfulness")
-_TOTAL = "reward"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plant(kinds: Sequence[str], names: Sequence[str], steps: int) -> list[Plante
     return [
         Planted(
             kind,
-            _TOTAL if fault.reward is None else names[min(fault.reward, len(names) - 1)],
+            TOTAL if fault.reward is None else names[min(fault.reward, len(names) - 1)],
             round(fault.begin * steps),
             max(round(fault.end * steps), round(fault.begin * steps) + 1) - 1,
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from tunrex_jax_monitor.host.columns import Columns
 from tunrex_jax_monitor.host.record import Histogram, Record
+from tunrex_jax_monitor.host.schema import is_histogram, is_step
 
 ROWS, HISTOGRAMS = 4096, 1024
 OF_REWARD = ("mean", "std", "min", "max", "p10", "p25", "median", "p75", "p90", "zeros_fraction", "frac_zero_std")
@@ -46,10 +47,13 @@ class _Packed(NamedTuple):
 
     @classmethod
     def from_export(cls, data: Mapping[str, Any]) -> "_Packed":
-        counts = array("q", data["counts"])
-        if "edges" in data:
-            return cls.of(data["step"], Histogram(data["counts"], data["edges"]))
-        return cls(data["step"], counts, data["low"], data["width"], None)
+        counts = data["counts"]
+        edges = data["edges"] if "edges" in data else [data["low"] + i * data["width"] for i in range(len(counts) + 1)]
+        if not is_step(data["step"]) or not is_histogram({"counts": counts, "edges": edges}):
+            raise ValueError(
+                "emissions: got a histogram with odd counts, edges or step, allowed what to_export returned."
+            )
+        return cls.of(data["step"], Histogram(counts, edges))
 
 
 class Emissions:

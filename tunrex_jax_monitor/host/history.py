@@ -20,6 +20,7 @@ from tunrex_jax_monitor.host.columns import Columns
 from tunrex_jax_monitor.host.emissions import Emissions
 from tunrex_jax_monitor.host.record import SCHEMA_VERSION, AlertEvent, Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, describe, iter_records, read_json, read_manifest
+from tunrex_jax_monitor.host.schema import require_manifest
 
 EXPORT = "monitoring_data.json"
 _ALERTS = 10_000  # the newest; each is some 300 bytes
@@ -177,6 +178,7 @@ class History:
     def _of_export(cls, data: dict[str, Any]) -> "History":
         history = cls()
         history.manifest = {**data.get("manifest", {}), "config": data["config"]}
+        require_manifest(history.manifest)
         history.names = tuple(data["reward_names"])
         if data["updates"] or data["scalars"]:
             record = _exported(data)

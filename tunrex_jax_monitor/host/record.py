@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tunrex_jax_monitor.host.schema import ALLOWED, CHECKS, read_object
+from tunrex_jax_monitor.host.schema import ALLOWED, CHECKS, read_object, short
 
 SCHEMA_VERSION = 1
 _REMEDY = "Read it with the version that wrote it, or restore it from a copy."
@@ -92,7 +92,7 @@ class Record:
             raise ValueError(f"record: got the fields {got}, allowed: {allowed}. {_REMEDY}")
         for name, value in fields.items():
             if not CHECKS[name](value):
-                raise ValueError(f"{name}: got {_short(value)}, allowed: {ALLOWED[name]}. {_REMEDY}")
+                raise ValueError(f"{name}: got {short(value)}, allowed: {ALLOWED[name]}. {_REMEDY}")
         read = dict(fields)
         read["names"] = tuple(read.get("names", ()))
         read["histograms"] = {key: Histogram(**value) for key, value in read.get("histograms", {}).items()}
@@ -104,8 +104,3 @@ def _nested(value: object) -> dict[str, Any]:
     if isinstance(value, Histogram | AlertEvent):
         return vars(value)
     raise TypeError(f"record: got a {type(value).__name__}, allowed: plain Python values. Convert it with .tolist().")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunrex_jax_monitor.host.record import SCHEMA_VERSION, Record
-from tunrex_jax_monitor.host.schema import read_object
+from tunrex_jax_monitor.host.schema import read_object, require_manifest
 
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl"
@@ -80,10 +80,10 @@ def read_manifest(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"{path}: got schema {schema!r}, allowed {SCHEMA_VERSION}. Read it with the version that wrote it."
         )
-    for key, kind in (("config", dict), ("resumed", list)):
-        if not isinstance(manifest.get(key, kind()), kind):
-            got = f"{path}: got {key} as a {type(manifest[key]).__name__}"
-            raise ValueError(f"{got}, allowed a {kind.__name__}. Restore the file from a copy.")
+    try:
+        require_manifest(manifest)
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from error
     return manifest
 
 

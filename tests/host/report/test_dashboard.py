@@ -146,6 +146,17 @@ def test_the_share_of_groups_has_the_line_of_the_alert(run, rows):
         assert np.nanmean(shown) == pytest.approx(run.array(f"{name}/frac_zero_std").mean(), abs=1e-6)
 
 
+@pytest.mark.parametrize(("limit", "labels"), [(0.5, ["0 %", "50 %", "100 %"]), (0.95, ["0 %", "95 %"])])
+def test_the_line_of_the_alert_is_where_the_run_was_configured_to_have_it(limit, labels):
+    run = History.of(runs.records(60, 1))
+    run.config = {"collapse_threshold": limit}
+    panel = dashboard(run, "").axes[2]
+    assert [
+        text.get_text() for text in sorted(panel.get_yticklabels(), key=lambda text: text.get_position()[1])
+    ] == labels
+    assert limit in [line.get_ydata()[0] for line in panel.get_lines() if line.get_linestyle() == ":"]
+
+
 def test_without_groups_the_third_panel_says_so_and_shows_the_std():
     run = History.of(runs.records(300, 2, group_size=None))
     figure = dashboard(run, "")

@@ -56,6 +56,19 @@ def test_figures_are_those_of_the_samples_of_the_shared_steps():
     assert found["best"].value == max(runs["after"].series["a/ema_short"])
 
 
+def test_figures_hold_at_the_end_of_what_a_float_holds():
+    found = by_metric(compare({"one": run_of(np.ones((2, 1))), "two": run_of(np.array([[1.6e308], [1.7e308]]))}))
+    assert found["mean"].value == pytest.approx(1.65e308)
+    assert found["std"].value is None  # its square is not a float
+
+
+def test_of_a_step_that_was_written_twice_the_newer_row_counts():
+    history = run_of(np.array([[1.0], [1.0], [9.0], [9.0]]))
+    again = run_of(np.array([[2.0], [4.0]]), first=2)
+    history.write(make_record(3, names=("a",), series=dict(again.series)))
+    assert by_metric(compare({"one": history, "two": history}))["mean"].base == pytest.approx(2.0)
+
+
 def test_a_reward_of_one_run_alone_has_none_in_the_other():
     other = History()
     other.write(make_record(3, names=("b",), series={"step": [0, 1], "b/mean": [1.0, 1.0], "b/count": [2, 2]}))
@@ -111,6 +124,10 @@ def test_relative_change_has_the_sign_of_the_change(base, value, relative):
         ("alerts:-0", "alerts", 1.0, 0.0, True),
         ("mean:-.5", "mean", 1.0, 0.4, True),
         ("mean:-5%", "now", 1.0, 0.0, False),
+        ("mean:-5%", "mean", 1.0, 0.95, False),
+        ("zero_std:+10pp", "zero_std", 0.7, 0.8, False),
+        ("zero_std:10pp", "zero_std", 0.8, 0.7, False),
+        ("alerts:+0", "alerts", 2.0, 1.0, False),
         ("mean:-5%", "mean", 1.0, None, True),
         ("mean:-5%", "mean", None, 1.0, False),
     ],

@@ -9,7 +9,7 @@ from tests.host.report import runs
 from tunrex_jax_monitor.device.alerts import TYPES as DEVICE_TYPES
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
-from tunrex_jax_monitor.host.report.episodes import SEVERITY, TYPES, by_severity, episodes
+from tunrex_jax_monitor.host.report.episodes import SEVERITY, TYPES, by_severity, collapse_limit, episodes
 
 STEPS = 500
 
@@ -26,8 +26,36 @@ def history(bits, events=(), names=("a",), first=0):
     return History.of([Record(steps[-1], len(bits), 0.0, {}, {}, series, tuple(events), names=names)])
 
 
+def gone_back():
+    """A run that went back from step 9 to step 4, with a fall in each of its lives."""
+    lives = ((range(10), range(7, 9)), (range(4, 10), range(5, 6)))
+    records = []
+    for steps, falls in lives:
+        bits = [2 * (step in falls) for step in steps]
+        series = {"step": list(steps), "a/alerts": bits, "a/ema_short": [float(step) for step in steps]}
+        updates = len(bits) + sum(len(record.series["step"]) for record in records)
+        records.append(Record(9, updates, 0.0, {}, {}, series, (event(falls[0]),), names=("a",)))
+    return History.of(records)
+
+
 def event(step, kind="DROP", reward="a"):
     return AlertEvent(step, reward, kind, f"{kind}: {reward} - told", "Do this.", 0.5, 0.25)
+
+
+def test_a_run_that_went_back_has_the_episodes_of_each_of_its_lives():
+    assert [(e.first, e.last, e.message) for e in episodes(gone_back())] == [
+        (7, 8, "DROP: a - told"),
+        (5, 5, "DROP: a - told"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"), [({}, 0.8), ({"collapse_threshold": 0.5}, 0.5), ({"collapse_threshold": "x"}, 0.8)]
+)
+def test_the_limit_of_collapsed_groups_is_that_of_the_run(config, limit):
+    run = History()
+    run.config = config
+    assert collapse_limit(run) == limit
 
 
 def test_the_types_are_those_of_the_device():

@@ -79,6 +79,42 @@ def test_a_child_that_takes_too_long_is_ended(run_dir, tmp_path, caplog):
     assert not [name for name in names(tmp_path) if not name.startswith(".")]
 
 
+HANGS = [sys.executable, "-c", "import time; time.sleep(3600)"]
+
+
+def hanging(monkeypatch, child):
+    """Let the next drawing process of a child do nothing, for ever; return it."""
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **options: real(HANGS, **options))
+    child.start(1)
+    monkeypatch.setattr(subprocess, "Popen", real)
+    return child._running[0]
+
+
+def test_a_child_that_hangs_is_ended_when_the_next_pictures_are_due(run_dir, tmp_path, monkeypatch, caplog):
+    child = RenderChild(run_dir, tmp_path, longest_seconds=0.0)
+    process = hanging(monkeypatch, child)
+    child.start(2)
+    assert process.wait(60) == -9
+    child.start(3)
+    child.wait(120.0)
+    assert "exit status -9" in caplog.text
+    assert "dashboard_step_3.png" in names(tmp_path)
+
+
+def test_a_child_that_cannot_be_ended_is_left_behind(run_dir, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("tunrex_jax_monitor.host.report.child._END_SECONDS", 0.1)
+    child = RenderChild(run_dir, tmp_path)
+    process = hanging(monkeypatch, child)
+    with monkeypatch.context() as stuck:
+        stuck.setattr(process, "kill", lambda: None)
+        child.wait(0.1)
+    assert not child.is_drawing
+    assert "exit status None" in caplog.text
+    process.kill()
+    process.wait()
+
+
 @pytest.mark.skipif(not hasattr(os, "getpriority"), reason="this system has no such priorities")
 def test_the_child_has_low_priority_from_its_start(run_dir, tmp_path):
     child = RenderChild(run_dir, tmp_path)

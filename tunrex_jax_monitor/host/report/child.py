@@ -9,12 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _PACKAGE_ROOT = Path(__file__).parents[3]
 _NICENESS = 19
+_END_SECONDS = 5.0  # for a process that was killed
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -24,10 +26,12 @@ class RenderChild:
     Args:
       run_dir: what is drawn.
       output_dir: where the files go.
+      longest_seconds: what has not ended after as many hangs, and is ended when the next pictures are due.
     """
 
-    def __init__(self, run_dir: Path, output_dir: Path) -> None:
-        self._run_dir, self._output_dir = run_dir, output_dir
+    def __init__(self, run_dir: Path, output_dir: Path, longest_seconds: float = 600.0) -> None:
+        self._run_dir, self._output_dir, self._longest = run_dir, output_dir, longest_seconds
+        self._started = 0.0  # of the monotonic clock
         self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None  # and what it says
         self._has_told = False
 
@@ -38,7 +42,9 @@ class RenderChild:
 
     def start(self, step: int) -> None:
         """Draw the pictures of a step; skipped while those of an earlier one are being drawn."""
-        if self.is_drawing:
+        if self._running is not None and self.is_drawing:
+            if time.monotonic() - self._started > self._longest:
+                self._running[0].kill()  # without waiting for its end, which the next step will see
             return
         self._finish()
         places = filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")])
@@ -53,7 +59,7 @@ class RenderChild:
             stderr=said,
             start_new_session=True,  # a Ctrl-C in the terminal is not meant for it
         )
-        self._running = process, said
+        self._running, self._started = (process, said), time.monotonic()
         if hasattr(os, "setpriority"):  # from here, since its imports alone take a second
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, _NICENESS)
@@ -67,7 +73,8 @@ class RenderChild:
             process.wait(timeout_seconds)
         if process.poll() is None:
             process.kill()
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a lost network disk keeps it for ever
+                process.wait(_END_SECONDS)
         self._finish()
 
     def _finish(self) -> None:
@@ -79,7 +86,7 @@ class RenderChild:
         with said:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-        if process.returncode and not self._has_told:
+        if process.returncode != 0 and not self._has_told:
             self._has_told = True
-            message = "Pictures of a step could not be drawn (exit status %d%s); the final ones follow."
+            message = "Pictures of a step could not be drawn (exit status %s%s); the final ones follow."
             _logger.warning(message, process.returncode, f": {lines[-1]}" if lines else "")

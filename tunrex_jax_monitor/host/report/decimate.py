@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+FURTHEST = 1e300  # what an axis may reach, so that no difference overflows; the device's numbers end at 3.4e38
+
 _Reduce = Callable[[np.ndarray, np.ndarray], np.ndarray]
 _REDUCE: dict[str, _Reduce] = {"min": np.fmin.reduceat, "max": np.fmax.reduceat}
 
@@ -20,6 +22,12 @@ def bucket_starts(rows: int, buckets: int) -> np.ndarray:
     if rows <= buckets:
         return np.arange(rows)
     return np.linspace(0, rows, buckets, endpoint=False).astype(np.int64)
+
+
+def newest_rows(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each step once, ascending, and the newest of its rows."""
+    ascending, back = np.unique(steps[::-1], return_index=True)
+    return ascending, len(steps) - 1 - back
 
 
 def aggregate(values: np.ndarray, starts: np.ndarray, how: str) -> np.ndarray:
@@ -38,6 +46,17 @@ def aggregate(values: np.ndarray, starts: np.ndarray, how: str) -> np.ndarray:
     count = np.add.reduceat(known.astype(np.float64), starts)
     total = np.add.reduceat(np.where(known, values, 0.0), starts)
     return np.where(count > 0, total / np.maximum(count, 1.0), np.nan)
+
+
+def to_unit(values: np.ndarray) -> np.ndarray:
+    """Return the values between 0, for the least, and 1, for the greatest; all 0 where they are one value.
+
+    Args:
+      values: float64[T], not all of them NaN, which stays.
+    """
+    halves = values / 2  # the span of the whole may be more than a float holds
+    low, high = np.nanmin(halves), np.nanmax(halves)
+    return np.asarray((halves - low) / ((high - low) or 1.0))
 
 
 def keep_extremes(values: np.ndarray, points: int, always: Iterable[int] = ()) -> np.ndarray:

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.decimate import newest_rows
+from tunrex_jax_monitor.host.report.episodes import TOTAL
 
 METRICS = {
     "mean": "mean of the samples",
@@ -24,7 +26,7 @@ METRICS = {
     "alerts": "alerts that began",
 }
 SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
-TOTAL = "reward"  # the weighted total, which is compared like a reward
+_ROUNDING = 1e-9  # of a limit: a change from 0.7 to 0.8 is one of ten points
 _LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
 
 
@@ -105,8 +107,9 @@ class Limit:
         change = self._change(difference)
         if change is None:
             return True
-        fall = math.copysign(1.0, self.change) < 0
-        return abs(change) > abs(self.change) if self.both else change < self.change if fall else change > self.change
+        allowed = abs(self.change) * (1 + _ROUNDING)
+        is_fall = math.copysign(1.0, self.change) < 0
+        return (abs(change) if self.both else -change if is_fall else change) > allowed
 
     def _change(self, difference: Difference) -> float | None:
         if self.unit == "pp":
@@ -119,7 +122,7 @@ def compare(runs: Mapping[str, History]) -> list[Difference]:
     """Return every figure of every reward of every run but the first, against the first.
 
     Figures are over the steps from the latest first to the earliest last one, so that a run that ended early is judged
-    by what it did. A reward that a run does not have has None there.
+    by what it did. Of a step that was written twice the newer row counts. A reward that a run does not have has None.
 
     Args:
       runs: by the name that the differences shall carry; the first is the base.
@@ -148,16 +151,16 @@ def shared_steps(runs: Mapping[str, History]) -> tuple[int, int] | None:
 
 def rewards_of(history: History) -> tuple[str, ...]:
     """Return the rewards of a run, and last its weighted total where it is in the series."""
-    return (*history.names, *([TOTAL] if f"{TOTAL}/mean" in history.series else []))
+    return tuple(dict.fromkeys([*history.names, *([TOTAL] if f"{TOTAL}/mean" in history.series else [])]))
 
 
 def _figures(history: History, span: tuple[int, int] | None) -> Iterator[tuple[tuple[str, str], float | None]]:
     first, last = span or (0, -1)
-    steps = np.asarray(history.series.get("step", []))
-    inside = (steps >= first) & (steps <= last)
+    steps, rows = newest_rows(history.steps())
+    rows = rows[(steps >= first) & (steps <= last)]
     for reward in rewards_of(history):
         columns = {
-            field: np.array(history.series.get(f"{reward}/{field}", [None] * len(steps)), float)[inside]
+            field: history.array(f"{reward}/{field}").astype(float)[rows]
             for field in ("mean", "std", "count", "ema_short", "frac_zero_std")
         }
         began = [a for a in history.alerts if a.reward == reward and first <= a.step <= last]
@@ -169,13 +172,15 @@ def _of_columns(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float 
     """Yield the figures of one reward's steps; None without data."""
     seen = np.isfinite(columns["mean"]) & (columns["count"] > 0)
     mean, std, count = (columns[field][seen] for field in ("mean", "std", "count"))
-    samples = count.sum()
-    overall = float((count * mean).sum() / samples) if samples else None
-    yield "mean", overall
-    if overall is None:
-        yield "std", None
+    if count.size:
+        weights = count / count.sum()
+        overall = (weights * mean).sum()
+        yield "mean", float(overall)
+        with np.errstate(over="ignore"):
+            spread = float(np.sqrt((weights * (std**2 + (mean - overall) ** 2)).sum()))
+        yield "std", spread if math.isfinite(spread) else None
     else:
-        yield "std", float(np.sqrt((count * (std**2 + (mean - overall) ** 2)).sum() / samples))
+        yield from (("mean", None), ("std", None))
     averages = columns["ema_short"][np.isfinite(columns["ema_short"])]
     yield "now", float(averages[-1]) if averages.size else None
     yield "best", float(averages.max()) if averages.size else None

@@ -2,14 +2,16 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent
+from tunrex_jax_monitor.host.schema import is_number
 
 TOTAL = "reward"  # the weighted total, which has alerts of its own
+_COLLAPSED = 0.8  # the limit of GROUP_COLLAPSE where the configuration is not known
 TYPES = ("OUTLIER", "DROP", "SPIKE", "FLATLINE", "NEGATIVE", "NONFINITE", "SATURATION", "GROUP_COLLAPSE")  # by bit
 SEVERITY = ("NONFINITE", "DROP", "FLATLINE", "GROUP_COLLAPSE", "SATURATION", "NEGATIVE", "SPIKE", "OUTLIER")
 
@@ -57,9 +59,23 @@ def episodes(run: History) -> list[Episode]:
 
     The bits of the series say from where to where; an event without bits (its steps were not kept) is its first step.
     """
-    steps = run.steps()
-    found = [e for name in (*run.names, TOTAL) for e in _of_reward(run, steps, name)]
-    return sorted(found, key=lambda e: (e.first, severity(e.type)))
+    ordered, steps = run.in_order(), run.steps()
+    found = [e for name in (*run.names, TOTAL) for e in _of_reward(ordered, ordered.steps(), name)]
+    found.sort(key=lambda e: (e.first, severity(e.type)))
+    if ordered is run:
+        return found
+    return [replace(e, first=int(steps[e.first]), last=int(steps[e.last])) for e in found]  # from rows to steps
+
+
+def collapse_limit(run: History) -> float:
+    """Return the share of groups without variance above which GROUP_COLLAPSE speaks in this run."""
+    limit = run.config.get("collapse_threshold", _COLLAPSED)
+    return float(limit) if is_number(limit) and 0 < limit < 1 else _COLLAPSED
+
+
+def zero_variance_key(name: str) -> str:
+    """Return the scalar that says the share of groups without variance."""
+    return "frac_reward_zero_std" if name == TOTAL else f"{name}/frac_zero_std"
 
 
 def severity(kind: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tunrex_jax_monitor.host.emissions import Emissions
 from tunrex_jax_monitor.host.record import Histogram
-from tunrex_jax_monitor.host.report.decimate import bucket_starts
+from tunrex_jax_monitor.host.report.decimate import FURTHEST, bucket_starts
 
 COLUMNS, BINS = 240, 48
 _MARGIN = 0.5
@@ -79,7 +79,8 @@ def rebin(histogram: Histogram, edges: np.ndarray) -> np.ndarray:
 
 
 def _grid(emissions: Emissions, name: str, histograms: list[Histogram], bins: int) -> np.ndarray:
-    first, last = min(h.edges[0] for h in histograms), max(h.edges[-1] for h in histograms)
+    first = max(min(h.edges[0] for h in histograms), -FURTHEST)
+    last = min(max(h.edges[-1] for h in histograms), FURTHEST)
     low = min(_of(emissions, name, "p10", np.nanmin, last), _of(emissions, name, "min", np.nanmedian, last))
     high = max(_of(emissions, name, "p90", np.nanmax, first), _of(emissions, name, "max", np.nanmedian, first))
     margin = _MARGIN * (high - low)

@@ -11,6 +11,8 @@ from tunrex_jax_monitor.host.report.html.comparison import comparison
 from tunrex_jax_monitor.host.report.html.report import report
 from tunrex_jax_monitor.host.report.visualizer import to_history
 
+_LISTED = 3  # runs in the title of a comparison
+
 
 def create_monitoring_summary_html(
     reward_monitor: Any, output_path: str | os.PathLike[str] = "monitoring_summary.html"
@@ -47,4 +49,6 @@ def comparison_page(runs: Mapping[str, History], title: str | None = None) -> st
       runs: by the names that they shall have on it; the first is what the others are compared with.
       title: above it.
     """
-    return comparison(runs, " against ".join([*list(runs)[1:], *list(runs)[:1]]) if title is None else title)
+    base, *others = runs
+    listed = ", ".join(others) if len(others) <= _LISTED else f"{len(others)} runs"
+    return comparison(runs, f"{listed} against {base}" if title is None else title)

@@ -8,24 +8,24 @@ from matplotlib.colors import PowerNorm
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import style
-from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts, keep_extremes
-from tunrex_jax_monitor.host.report.episodes import Episode, severity
+from tunrex_jax_monitor.host.report.decimate import FURTHEST, aggregate, bucket_starts, keep_extremes
+from tunrex_jax_monitor.host.report.episodes import Episode, collapse_limit, severity
 from tunrex_jax_monitor.host.report.heatmap import heat_map
 from tunrex_jax_monitor.host.report.text import number, share
 
 BUCKETS, POINTS = 500, 1000  # columns of an envelope, points of a line; a panel is 520 pixels wide
 FAN_BUCKETS = 250
-COLLAPSED = 0.8  # the share of groups without variance from which GROUP_COLLAPSE speaks
 _MARGIN = 0.75  # spans of the long average and the fan by which anything else may stretch the axis
 _MANY = 40  # episodes of a type in a row, from which on they are a rug
+_APART = 0.1  # between two ticks, so that they can be read
 _LANE = 0.13  # height between marks of two alert types, in axes
 
 
 def draw_averages(axes: Axes, run: History, name: str, keep: Sequence[int]) -> None:
     """Draw the averages over the fan and the range of step means; `keep` are rows that stay among the points."""
     style.tidy(axes)
-    steps, mean = run.steps(), run.array(f"{name}/mean")
-    short, long = (run.array(f"{name}/ema_{kind}") for kind in ("short", "long"))
+    steps = run.steps()
+    mean, short, long = (_drawable(run.array(f"{name}/{key}")) for key in ("mean", "ema_short", "ema_long"))
     if np.isnan(mean).all():
         style.say_empty(axes, "no finite reward" if len(steps) else "no data yet")
         return
@@ -36,8 +36,13 @@ def draw_averages(axes: Axes, run: History, name: str, keep: Sequence[int]) -> N
         rows = keep_extremes(values, POINTS, keep)
         marker = "." if len(rows) == 1 else ""
         axes.plot(steps[rows], values[rows], color=color, ls=dashes, lw=1.2, marker=marker)
-    fan = [run.emissions.array(f"{name}/{key}") for key in ("p10", "p90")]
+    fan = [_drawable(run.emissions.array(f"{name}/{key}")) for key in ("p10", "p90")]
     limit(axes, steps, mean, np.concatenate([*fan, long]))
+
+
+def _drawable(values: np.ndarray) -> np.ndarray:
+    """Return what an axis can take; NaN stays."""
+    return np.asarray(np.clip(values, -FURTHEST, FURTHEST))
 
 
 def envelope(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -54,7 +59,7 @@ def _draw_fan(axes: Axes, run: History, name: str) -> None:
     ends = steps[np.append(starts[1:], len(steps)) - 1]
     x = np.append(min(run.steps().min(initial=ends[0]), ends[0]), ends)
     for low, high, alpha in (("p10", "p90", 0.25), ("p25", "p75", 0.35)):
-        edges = [aggregate(run.emissions.array(f"{name}/{key}"), starts, "mean") for key in (low, high)]
+        edges = [aggregate(_drawable(run.emissions.array(f"{name}/{key}")), starts, "mean") for key in (low, high)]
         lower, upper = (np.append(edge[:1], edge) for edge in edges)  # a quantile speaks for the steps before it
         axes.fill_between(x, lower, upper, color=style.SKY, alpha=alpha, lw=0, step="pre")
 
@@ -104,7 +109,7 @@ def draw_distribution(axes: Axes, run: History, name: str) -> None:
     steps = run.emissions.steps
     starts = bucket_starts(len(steps), FAN_BUCKETS)
     ends = np.append(starts[1:], len(steps)) - 1
-    mean = aggregate(run.emissions.array(f"{name}/mean"), starts, "mean")
+    mean = aggregate(_drawable(run.emissions.array(f"{name}/mean")), starts, "mean")
     axes.plot(steps[ends], mean, color=style.VERMILLION, lw=0.9)
     if found.clipped:
         axes.text(
@@ -123,12 +128,14 @@ def draw_variance(axes: Axes, run: History, name: str) -> None:
     """Draw the share of groups without variance, with the line from which it is an alert; without groups, the std."""
     style.tidy(axes)
     has_groups = any(f"{n}/frac_zero_std" in run.series for n in run.names)
-    values = run.array(f"{name}/{'frac_zero_std' if has_groups else 'std'}")
+    values = _drawable(run.array(f"{name}/{'frac_zero_std' if has_groups else 'std'}"))
     steps = run.steps()
     if has_groups:
         axes.set_ylim(0, 1)
-        axes.set_yticks([0, COLLAPSED, 1], [share(s) for s in (0.0, COLLAPSED, 1.0)])
-        axes.axhline(COLLAPSED, color=style.BLACK, lw=0.7, ls=":")
+        alert = collapse_limit(run)
+        ticks = [alert, *(end for end in (0.0, 1.0) if abs(end - alert) > _APART)]
+        axes.set_yticks(ticks, [share(tick) for tick in ticks])
+        axes.axhline(alert, color=style.BLACK, lw=0.7, ls=":")
     if np.isnan(values).all():
         style.say_empty(axes, "no data" if len(steps) else "no data yet")
         return

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, severity
+from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, collapse_limit, severity, zero_variance_key
 from tunrex_jax_monitor.host.report.text import number, share
 
 SETTLED = 20  # steps after which the short average no longer hangs on its first values
-_COLLAPSED = 0.8  # share of groups without variance from which a reward teaches next to nothing
 _RECOVERED = 0.5  # of what was lost or won; with less of it back, a fall is not over
 _LOOK_BACK = 100  # steps, about what the long average remembers
 _MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
@@ -82,7 +81,7 @@ def _verdict(run: History, name: str, own: Sequence[Episode]) -> Verdict:
         start_steps=start_steps,
         best=best,
         best_step=best_step,
-        zero_variance=scalars.get("frac_reward_zero_std" if name == TOTAL else f"{name}/frac_zero_std"),
+        zero_variance=scalars.get(zero_variance_key(name)),
         alerts=len(own),
         nonfinite=int(scalars.get(f"{name}/nonfinite_count", 0)),
         status=status,
@@ -118,7 +117,7 @@ def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -
     if now is None:
         return ("bad", "only NaN or infinite") if scalars.get(f"{name}/nonfinite_count") else ("empty", "no data yet")
     collapsed = scalars.get(f"{name}/frac_zero_std", 0.0)
-    if collapsed > _COLLAPSED:
+    if collapsed > collapse_limit(run):
         return "watch", f"no variance in {share(collapsed)} of the groups"
     past = list(_past(own))
     return ("watch", "; ".join(past)) if past else ("ok", "healthy")

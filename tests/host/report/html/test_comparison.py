@@ -3,6 +3,7 @@
 import html
 
 import numpy as np
+import pytest
 
 from tests.host.report import runs
 from tests.host.report.html.test_encode import decoded
@@ -47,6 +48,12 @@ def test_names_of_runs_are_text():
     text = comparison_page({"a": run(50, 1), runs.HOSTILE[0]: run(50, 1)})
     assert "<img" not in text
     assert html.escape(runs.HOSTILE[0]) in text
+
+
+@pytest.mark.parametrize(("count", "title"), [(2, "run 1"), (4, "run 1, run 2, run 3"), (5, "4 runs")])
+def test_the_title_names_few_runs_and_counts_many(count, title):
+    text = comparison_page({f"run {i}": run(5, 1) for i in range(count)})
+    assert f"<title>{title} against run 0</title>" in text
 
 
 def test_nine_runs_are_told_apart():

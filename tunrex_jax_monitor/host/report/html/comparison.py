@@ -7,7 +7,7 @@ from typing import Any
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.differences import METRICS, SHARES, Difference, compare, rewards_of, shared_steps
-from tunrex_jax_monitor.host.report.episodes import Episode, episodes
+from tunrex_jax_monitor.host.report.episodes import Episode, collapse_limit, episodes, zero_variance_key
 from tunrex_jax_monitor.host.report.html import panels, tables
 from tunrex_jax_monitor.host.report.html.payload import FEWEST, MOST, POINTS, alerts_of, page_data, shared
 from tunrex_jax_monitor.host.report.html.points import Points, Sampled, choose
@@ -162,10 +162,15 @@ def _data(reward: str, runs: Sequence[Run], points: Points) -> dict[str, Any]:
         bands=[_means(run, at, reward) for run, at in sampled] if len(having) <= WITH_MEANS else [],
         marks=True,
     )
-    shares = [(run, at.hold(panels.zero_variance_key(reward))) for run, at in sampled]
+    shares = [(run, at.hold(zero_variance_key(reward))) for run, at in sampled]
     lines = [line for run, values in shares if (line := _line(run, "zero_variance", values))["data"] is not None]
     zero = panels.panel(
-        "Groups without variance", panels.SHARE_HEIGHT, lines=lines, percent=True, range=[0, 1], guide=panels.COLLAPSED
+        "Groups without variance",
+        panels.SHARE_HEIGHT,
+        lines=lines,
+        percent=True,
+        range=[0, 1],
+        guide=collapse_limit(runs[0].history),
     )
     shown = [course, zero] if lines else [course]
     shown[-1]["steps"] = True

@@ -7,7 +7,7 @@ import numpy as np
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import Histogram
-from tunrex_jax_monitor.host.report.decimate import keep_extremes
+from tunrex_jax_monitor.host.report.decimate import keep_extremes, to_unit
 from tunrex_jax_monitor.host.report.episodes import Episode
 from tunrex_jax_monitor.host.report.heatmap import heat_map, rebin
 from tunrex_jax_monitor.host.report.text import number
@@ -44,10 +44,9 @@ def course(run: History, name: str, own: Sequence[Episode]) -> Course | None:
     if len(known) < 2:
         return None
     kept = known[keep_extremes(values[known], POINTS)]
-    low, high = values[kept].min(), values[kept].max()
     span = max(float(steps.max() - steps.min()), 1.0)
     x = (steps - steps.min()) / span * WIDTH
-    y = HEIGHT - 3 - (values[kept] - low) / ((high - low) or 1.0) * (HEIGHT - 6)
+    y = HEIGHT - 3 - to_unit(values[kept]) * (HEIGHT - 6)
     path = "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x[kept], y, strict=True))
     kinds = dict.fromkeys(e.type for e in own)
     return Course(path, [(k, _held([e for e in own if e.type == k], int(steps.min()), span)) for k in kinds])
@@ -79,7 +78,7 @@ def _bars(histogram: Histogram, run: History, name: str, is_run: bool) -> Bars:
     shares = rebin(histogram, edges)
     below, inside, above = float(shares[0]), shares[1:-1], float(shares[-1])
     heights = inside / (inside.max() or 1.0) * (BARS_HEIGHT - 2)
-    x = (edges - edges[0]) / (edges[-1] - edges[0]) * BARS_WIDTH
+    x = to_unit(edges) * BARS_WIDTH
     path = f"M0 {BARS_HEIGHT}" + "".join(
         f"H{left:.1f}V{BARS_HEIGHT - height:.1f}H{right:.1f}"
         for left, right, height in zip(x[:-1], x[1:], heights, strict=True)

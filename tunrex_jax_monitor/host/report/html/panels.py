@@ -7,13 +7,12 @@ import numpy as np
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts
-from tunrex_jax_monitor.host.report.episodes import TOTAL
+from tunrex_jax_monitor.host.report.episodes import TOTAL, collapse_limit, zero_variance_key
 from tunrex_jax_monitor.host.report.heatmap import HeatMap, heat_map
 from tunrex_jax_monitor.host.report.html import encode
 from tunrex_jax_monitor.host.report.html.points import Points, Sampled
 
 HEIGHT, HEAT_HEIGHT, SHARE_HEIGHT = 210, 120, 92  # CSS pixels
-COLLAPSED = 0.8  # the default limit of GROUP_COLLAPSE
 EMISSIONS = 500  # of window quantiles and group figures; more become means of neighbours
 _PASS_AT = "groups/pass_at_"
 
@@ -78,7 +77,7 @@ class Panels:
                 lines=[line("share since the last emission", "zero_variance", share, color="zero", area=True)],
                 percent=True,
                 range=[0, 1],
-                guide=COLLAPSED,
+                guide=collapse_limit(self._run),
             )
 
     def _solved(self) -> Iterator[dict[str, Any]]:
@@ -118,11 +117,6 @@ class Panels:
         if not np.isfinite(values).any():
             return None
         return {"values": encode.floats(aggregate(values, self._emissions, "mean")), "held": True}
-
-
-def zero_variance_key(name: str) -> str:
-    """Return the scalar that says the share of groups without variance."""
-    return "frac_reward_zero_std" if name == TOTAL else f"{name}/frac_zero_std"
 
 
 def panel(title: str, height: int, **fields: Any) -> dict[str, Any]:

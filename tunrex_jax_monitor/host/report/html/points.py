@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts
+from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts, newest_rows
 
 _SINGLE_SHARE = 4  # at most one point of so many is kept for a single step
 _NEIGHBOURS = 25  # steps before and after an important one that stay single too, where there is room
@@ -50,7 +50,7 @@ class Sampled:
 
     def __init__(self, run: History, points: Points) -> None:
         self._run, self._points = run, points
-        own, newest = _newest_rows(run.steps())
+        own, newest = newest_rows(run.steps())
         at = np.searchsorted(own, points.steps)
         self._is_there = np.isin(points.steps, own)
         self._rows = newest[at[self._is_there]]
@@ -71,7 +71,7 @@ class Sampled:
         values = self._run.emissions.array(key)
         if not len(values):
             return np.full(len(self._points.starts), np.nan)
-        steps, newest = _newest_rows(self._run.emissions.steps)
+        steps, newest = newest_rows(self._run.emissions.steps)
         values, at = values[newest], np.searchsorted(steps, self._points.first)
         return np.where(at < len(steps), values[np.minimum(at, len(steps) - 1)], np.nan)
 
@@ -95,12 +95,6 @@ def choose(runs: Sequence[History], rewards: Sequence[str], marked: Sequence[int
         starts = np.union1d(bucket_starts(len(steps), limit - len(ends)), ends)
         starts = starts[starts < len(steps)]
     return Points(steps, starts)
-
-
-def _newest_rows(steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each step once, ascending, and the newest of its rows."""
-    ascending, back = np.unique(steps[::-1], return_index=True)
-    return ascending, len(steps) - 1 - back
 
 
 def _extremes(run: History, rewards: Sequence[str]) -> list[int]:

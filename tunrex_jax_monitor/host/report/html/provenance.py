@@ -1,6 +1,7 @@
 """Provenance: where the numbers of a page come from, and what it leaves out."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -31,8 +32,8 @@ def provenance(run: History, points: Points) -> Provenance:
 
 
 def _run(run: History) -> Iterator[tuple[str, str]]:
-    if "start_time" in run.manifest:
-        yield "started", utc(run.manifest["start_time"])
+    if (started := run.manifest.get("start_time")) is not None:
+        yield "started", utc(started)
     if run.last is not None:
         if run.last.time:
             yield "last record", utc(run.last.time)
@@ -88,9 +89,11 @@ def _counted(run: History, name: str) -> list[str]:
 
 
 def _devices(devices: Any) -> str:
-    kinds: dict[str, int] = {}
-    for device in devices:
-        kinds[f"{device['kind']} ({device['platform']})"] = kinds.get(f"{device['kind']} ({device['platform']})", 0) + 1
+    """Return how many of each kind there are; what a manifest of another program says, as it is."""
+    try:
+        kinds = Counter(f"{device['kind']} ({device['platform']})" for device in devices)
+    except (TypeError, KeyError):
+        return str(devices)
     return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
 
 

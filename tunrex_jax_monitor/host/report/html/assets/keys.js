@@ -24,7 +24,7 @@ function onKey(event) {
 /** Move the cursor by points, within what is shown, and say aloud where it is. */
 function step(by) {
   const inside = points.last.flatMap((last, at) => (last >= view.low && last <= view.high ? [at] : []));
-  if (!inside.length) return;
+  if (!inside.length || !sections.length) return;
   const from = view.point ?? (by > 0 ? inside[0] - by : inside.at(-1) - by);
   point(Math.min(Math.max(from + by, inside[0]), inside.at(-1)));
   spoken.textContent = describePoint();
