@@ -63,7 +63,7 @@ def environment(program: str) -> dict[str, str]:
     return {
         "command": shlex.join(["python", f"benchmarks/{program}.py", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_gigabytes(_host_memory())} memory",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_gigabytes(_host_memory())}",
         "device": _device(),
         "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
         "load": f"{os.getloadavg()[0]:.2f} when this was printed; the program itself is 1 to {os.cpu_count()} of it",
@@ -73,7 +73,7 @@ def environment(program: str) -> dict[str, str]:
 def _device() -> str:
     device = jax.devices()[0]
     memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else _host_memory()
-    return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {_gigabytes(memory)} memory"
+    return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {_gigabytes(memory)}"
 
 
 def _host_memory() -> int:
@@ -81,7 +81,7 @@ def _host_memory() -> int:
 
 
 def _gigabytes(n: int | None) -> str:
-    return "unknown" if n is None else f"{n / 2**30:.0f} GiB"
+    return "memory unknown" if n is None else f"{n / 2**30:.0f} GiB of memory"
 
 
 def _versions() -> Iterator[str]:

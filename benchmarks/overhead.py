@@ -258,6 +258,8 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     compiling = compile_seconds(example, options.compilations)
     found, missing = variants(example, directory)
     if options.only:
+        if unknown := set(options.only) - found.keys():
+            raise SystemExit(f"--only: got {', '.join(sorted(unknown))}, allowed: {', '.join(found)}.")
         found = {name: v for name, v in found.items() if name in ("bare", *options.only)}
     inputs = compile_steps(example, found, seed=0)
     loops = {name: Loop(variant, inputs) for name, variant in found.items()}
