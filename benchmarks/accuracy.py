@@ -10,8 +10,9 @@ users see.
 
     mean, std        difference relative to the standard deviation; of the standard deviation itself
     skew, kurtosis   difference; not available where the monitor gives them up
-    quantile         largest relative difference of p01 to p99 from an order statistic, which a histogram of 2^21 bins
-                     knows to 2.5e-4; the worst within that is shown. Below 1.2e-4 relative to that: the sketch's floor
+    quantile         largest relative difference of p01 to p99 from the nearer of the two order statistics around it,
+                     which a histogram of 2^21 bins knows to 2.5e-4; the worst within that is shown. Magnitudes below
+                     1.2e-4 count as that: no relative error is promised there
     float32          the mean of a single float32 total, for comparison
     clu              mean and standard deviation of clu's Average and Std, where it is installed
 """
@@ -29,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from measuring import add_json, environment, publish, table
-from peers import Clu
+from peers import installed
 
 import tunrex_jax_monitor as trm
 
@@ -88,9 +89,8 @@ class Reference:
         skew, kurtosis = third / variance**1.5, fourth / variance**2 - 3
         return {"mean": self.centre + a, "std": math.sqrt(variance), "skew": skew, "kurtosis": kurtosis}
 
-    def between(self, percent: float) -> tuple[float, float]:
-        """Return the ends of the bin that holds an order statistic."""
-        rank = math.floor((self.count - 1) * percent / 100)
+    def between(self, rank: int) -> tuple[float, float]:
+        """Return the ends of the bin that holds an order statistic, counted from 0."""
         at = int(np.searchsorted(np.cumsum(self.bins), rank, side="right"))
         low, high = from_order_key(np.array([at << SHIFT, (at + 1 << SHIFT) - 1], np.uint32)).tolist()
         return (0.0, 0.0) if low <= 0.0 <= high else (low, high)  # with it only what float32 calls zero, or nearly
@@ -117,9 +117,9 @@ def batches(stream: Stream, samples: int, seed: int = 0) -> Iterator[np.ndarray]
 def measure(name: str, samples: int, checkpoints: list[int]) -> Iterator[dict[str, Any]]:
     """Stream one data set, and yield a row at each checkpoint."""
     acc, reference = trm.RewardAccumulator(("x",)), Reference(STREAMS[name].centre)
-    clu = Clu(("x",))
-    fold = jax.jit(clu.update, donate_argnums=0)
-    state, metrics, start = acc.init(), clu.empty(), time.perf_counter()
+    clu = installed(("x",))[0].get("clu")
+    fold = jax.jit(clu.update, donate_argnums=0) if clu else lambda metrics, _: metrics
+    state, metrics, start = acc.init(), clu.empty() if clu else None, time.perf_counter()
     left = list(checkpoints)
     for x in batches(STREAMS[name], samples):
         device = {"x": jnp.asarray(x)}
@@ -128,13 +128,13 @@ def measure(name: str, samples: int, checkpoints: list[int]) -> Iterator[dict[st
         tell(name, reference.count, samples, start)
         if reference.count >= left[0]:
             left.pop(0)
-            yield {"stream": name, "seconds": time.perf_counter() - start} | errors(acc, state, clu, metrics, reference)
+            yield {"stream": name, "seconds": time.perf_counter() - start} | errors(acc, state, metrics, reference)
 
 
-def errors(acc: trm.RewardAccumulator, state: Any, clu: Clu, metrics: Any, reference: Reference) -> dict[str, Any]:
-    """Return how far record, float32 and clu are from the reference."""
+def errors(acc: trm.RewardAccumulator, state: Any, metrics: Any, reference: Reference) -> dict[str, Any]:
+    """Return how far record, float32 and, unless they are None, clu's metrics are from the reference."""
     got, want = acc.record(state).scalars, reference.moments()
-    average, std = float(metrics.Average_x.compute()), clu_std(metrics.Std_x)
+    mean, std = (math.nan, math.nan) if metrics is None else clu_moments(metrics)
     return {
         "samples": reference.count,
         "count": "exact" if got["x/run/count"] == reference.count else f"{got['x/run/count']:.0f}",
@@ -142,22 +142,24 @@ def errors(acc: trm.RewardAccumulator, state: Any, clu: Clu, metrics: Any, refer
         "std": small(abs(got["x/run/std"] / want["std"] - 1)),
         "skew": small(abs(got.get("x/run/skew", math.nan) - want["skew"])),
         "kurtosis": small(abs(got.get("x/run/kurtosis", math.nan) - want["kurtosis"])),
-        "quantile": small(max(quantile_error(got[f"x/run/p{p:02d}"], *reference.between(p)) for p in PERCENTILES)),
+        "quantile": small(max(quantile_error(got[f"x/run/p{p:02d}"], p, reference) for p in PERCENTILES)),
         "float32 mean": small(abs(float(reference.total) / reference.count - want["mean"]) / want["std"]),
-        "clu mean": small(abs(average - want["mean"]) / want["std"]),
+        "clu mean": small(abs(mean - want["mean"]) / want["std"]),
         "clu std": small(abs(std / want["std"] - 1)),
     }
 
 
-def clu_std(metric: Any) -> float:
-    """Return what clu's Std holds, by its own formula; its `compute` no longer runs with this JAX."""
-    n, total, squares = (float(v) for v in (metric.count, metric.total, metric.sum_of_squares))
-    return math.sqrt(max(0.0, squares / n - (total / n) ** 2))
+def clu_moments(metrics: Any) -> tuple[float, float]:
+    """Return clu's mean, and its std by its own formula: its `Std.compute` does not run with this JAX."""
+    n, total, squares = (float(v) for v in (metrics.Std_x.count, metrics.Std_x.total, metrics.Std_x.sum_of_squares))
+    return float(metrics.Average_x.compute()), math.sqrt(max(0.0, squares / n - (total / n) ** 2))
 
 
-def quantile_error(got: float, low: float, high: float) -> float:
-    """Return the largest relative difference from anything between `low` and `high`."""
-    return max(abs(got - v) / max(abs(v), FLOOR) for v in (low, high))
+def quantile_error(got: float, percent: float, reference: Reference) -> float:
+    """Return the relative difference from the nearer of the two order statistics around a quantile, at its worst."""
+    rank = (reference.count - 1) * percent / 100
+    neighbours = (reference.between(r) for r in (math.floor(rank), math.ceil(rank)))
+    return min(max(abs(got - v) / max(abs(v), FLOOR) for v in ends) for ends in neighbours)
 
 
 def small(x: float) -> str:

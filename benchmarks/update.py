@@ -147,7 +147,9 @@ def candidates(host: np.ndarray, *, grid: bool) -> tuple[dict[str, Candidate], d
     """Return what updates a state, and what is timed besides, by name."""
     _, n_rewards, n_samples = host.shape
     x = {f"r{i}": jnp.asarray(host[:, i]) for i in range(n_rewards)}
-    peers, _ = installed(tuple(x))
+    peers, missing = installed(tuple(x))
+    if "clu" in missing:
+        raise SystemExit('clu is what updates are compared with, and it is not installed: pip install -e ".[bench]"')
     total = lambda state, rewards: state + sum(jnp.sum(v) for v in rewards.values())  # noqa: E731
     found = {"floor": Candidate(jnp.zeros(()), total, jax.jit(total, donate_argnums=0), x)}
     for label, peer in peers.items() if grid else [("clu", peers["clu"])]:

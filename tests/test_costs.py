@@ -16,6 +16,7 @@ import pytest
 
 from tests.device.support import batch
 from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device import kernel
 from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.reporter import Reporter
 from tunrex_jax_monitor.host.sinks.memory import MemorySink
@@ -36,6 +37,7 @@ def compiled() -> str:
     return update.lower(MIXED.init(batch_size=512), batch(0, (64, 8))).compile().as_text()
 
 
+@pytest.mark.skipif(jax.__version_info__[:2] > kernel.NEWEST, reason="this JAX is newer than what `kernel` knows")
 def test_an_update_is_at_most_sixteen_kernels_on_a_cpu():
     assert Counter(TOOL["Program"](compiled()).launched()).total() <= 16
 
