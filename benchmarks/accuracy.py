@@ -10,9 +10,9 @@ users see.
 
     mean, std        difference relative to the standard deviation; of the standard deviation itself
     skew, kurtosis   difference; not available where the monitor gives them up
-    quantile         largest relative difference of p01 to p99 from the nearer of the two order statistics around it,
-                     which a histogram of 2^21 bins knows to 2.5e-4; the worst within that is shown. Magnitudes below
-                     1.2e-4 count as that: no relative error is promised there
+    quantile         largest relative difference of p01 to p99 from numpy's definition; order statistics are known to
+                     2.5e-4, by a histogram of 2^21 bins, and the worst within that is shown. Magnitudes below 1.2e-4
+                     count as that: no relative error is promised there
     float32          the mean of a single float32 total, for comparison
     clu              mean and standard deviation of clu's Average and Std, where it is installed
 """
@@ -156,10 +156,11 @@ def clu_moments(metrics: Any) -> tuple[float, float]:
 
 
 def quantile_error(got: float, percent: float, reference: Reference) -> float:
-    """Return the relative difference from the nearer of the two order statistics around a quantile, at its worst."""
+    """Return the largest relative difference that a percentile may have, linear between order statistics as numpy's."""
     rank = (reference.count - 1) * percent / 100
-    neighbours = (reference.between(r) for r in (math.floor(rank), math.ceil(rank)))
-    return min(max(abs(got - v) / max(abs(v), FLOOR) for v in ends) for ends in neighbours)
+    below, above = (reference.between(r) for r in (math.floor(rank), math.ceil(rank)))
+    ends = (a + (b - a) * (rank - math.floor(rank)) for a, b in zip(below, above, strict=True))
+    return max(abs(got - v) / max(abs(v), FLOOR) for v in ends)
 
 
 def small(x: float) -> str:
