@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import accuracy
@@ -16,6 +18,8 @@ import scaling
 import variants
 
 from tests.device.support import LEAN
+
+TESTS = ("test_costs.py", "test_jax_contract.py", "test_accelerators.py")  # that the README names
 
 
 @pytest.fixture(autouse=True)
@@ -153,3 +157,16 @@ def test_an_update_is_counted_on_several_devices():
     compiled, state, rewards = scaling.updates_on(1, LEAN, x)["jit"]
     assert scaling.Program(compiled.as_text()).count(*scaling.COLLECTIVES) == 0
     assert scaling.stream(compiled, state, rewards)() > 0
+
+
+# Their README
+
+
+def test_the_readme_names_every_program_and_no_other():
+    folder = Path(measuring.__file__).parent
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    programs = {
+        path.name for path in folder.glob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
+    }
+    assert set(re.findall(r"\b(\w+\.py)\b", text)) - {"train_grpo.py", *TESTS} == programs
+    assert all((folder / name).exists() for name in re.findall(r"results/[\w-]+\.txt", text))
