@@ -5,6 +5,7 @@ is timed once, in random order, and a ratio is taken within its round. What is p
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 T = TypeVar("T")
 
@@ -56,6 +58,22 @@ def progress(items: Sequence[T], what: str) -> Iterator[T]:
         yield item
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Compile without the persistent cache. JAX decides about it once, so it has to be told to think again."""
+    before = jax.config.jax_enable_compilation_cache
+    _use_cache(False)
+    try:
+        yield
+    finally:
+        _use_cache(before)
+
+
+def _use_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()
 
 
 def environment(program: str) -> dict[str, str]:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from drawing import draw
-from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table
+from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table, uncached
 from variants import EVERY, Variant, accumulator, load_example, packed_bytes, variants
 
 import tunrex_jax_monitor as trm
@@ -113,23 +113,19 @@ def compile_steps(example: ModuleType, found: dict[str, Variant], seed: int) -> 
 
 def compile_seconds(example: ModuleType, repeats: int) -> dict[str, np.ndarray]:
     """Return the seconds to trace and compile the bare and the monitored step, float[repeats], in turn, uncached."""
-    acc, fault = accumulator(example), example.Fault(None, 0)
-    jax.config.update("jax_enable_compilation_cache", False)
+    acc, fault, key = accumulator(example), example.Fault(None, 0), jax.random.key(0)
+    reference = jax.eval_shape(example.warm_up, key)
+    train = example.TrainState(reference, jax.eval_shape(example.OPTIMIZER.init, reference), jnp.int32(0))
+    mon = acc.init(batch_size=example.PROMPTS * example.GROUP_SIZE)
     seconds: dict[str, list[float]] = {"bare": [], "monitored": []}
-    try:
-        for i in progress(range(2 * repeats), "compilation"):
-            name = ("bare", "monitored")[(i + i // 2) % 2]  # neither is always the first of its pair
-            jax.clear_caches()
-            key = jax.random.key(0)
-            reference = jax.eval_shape(example.warm_up, key)
-            train = example.TrainState(reference, jax.eval_shape(example.OPTIMIZER.init, reference), jnp.int32(0))
-            watcher = None if name == "bare" else acc
-            mon = None if watcher is None else acc.init(batch_size=example.PROMPTS * example.GROUP_SIZE)
+    for i in progress(range(2 * repeats), "compilation"):
+        name = ("bare", "monitored")[(i + i // 2) % 2]  # neither is always the first of its pair
+        watched = (mon, acc) if name == "monitored" else (None, None)
+        jax.clear_caches()
+        with uncached():
             start = time.perf_counter()
-            example.train_step.lower(train, mon, reference, key, watcher, fault).compile()
+            example.train_step.lower(train, watched[0], reference, key, watched[1], fault).compile()
             seconds[name].append(time.perf_counter() - start)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", True)
     return {name: np.array(values) for name, values in seconds.items()}
 
 

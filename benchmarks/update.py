@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from accelerators import Program
-from measuring import add_json, environment, in_rounds, publish, quartiles, table
+from measuring import add_json, environment, in_rounds, publish, quartiles, table, uncached
 from peers import installed
 
 import tunrex_jax_monitor as trm
@@ -118,11 +118,10 @@ def counted(candidate: Candidate) -> dict[str, Any]:
     """Compile a candidate's jitted function, which then finds it compiled, and count what is in it."""
     jitted, x = candidate.jitted, jax.tree.map(lambda v: v[0], candidate.x)
     function, first = (jitted.func, jitted.args) if isinstance(jitted, functools.partial) else (jitted, ())
-    jax.config.update("jax_enable_compilation_cache", False)
     start = time.perf_counter()
-    compiled = function.lower(*first, candidate.state, x).compile()
+    with uncached():
+        compiled = function.lower(*first, candidate.state, x).compile()
     seconds = time.perf_counter() - start
-    jax.config.update("jax_enable_compilation_cache", True)
     launched, memory = Counter(Program(compiled.as_text()).launched()), compiled.memory_analysis()
     return {
         "leaves": len(jax.tree.leaves(candidate.state)),
@@ -154,7 +153,8 @@ def candidates(host: np.ndarray, *, grid: bool) -> tuple[dict[str, Candidate], d
     found = {"floor": Candidate(jnp.zeros(()), total, jax.jit(total, donate_argnums=0), x)}
     for label, peer in peers.items() if grid else [("clu", peers["clu"])]:
         found[label] = Candidate(peer.empty(), peer.update, jax.jit(peer.update, donate_argnums=0), x)
-    others = {"numpy": timed(lambda: [host_stats(host[0]) for _ in range(REPEATS)], REPEATS)}
+    repeats = min(REPEATS, len(host))
+    others = {"numpy": timed(lambda: [host_stats(x) for x in host[:repeats]], repeats)}
     for label, group_size in OURS.items():
         acc = trm.RewardAccumulator(tuple(x), group_size=group_size)
         state = acc.init(batch_size=None if grid else n_samples)

@@ -15,6 +15,7 @@ import overhead
 import peers
 import pytest
 import scaling
+import update
 import variants
 
 from tests.device.support import LEAN
@@ -113,6 +114,31 @@ def test_emissions_are_told_from_other_steps():
     assert values["Reporter.step that emits, us"][0] == pytest.approx(100)
     assert values["compile time added, percent"][0] == pytest.approx(25)
     assert values["the same for 8 rewards in groups of 8"] <= 8000
+
+
+# Update
+
+
+def test_claims_take_the_median_of_the_ratio_that_they_name():
+    what = [f"{label} {kind}" for label in update.OURS for kind in update.KINDS]
+    rows = [
+        {"R": r, "N": n, "what": name, "x numpy": [0.3, 0.2, 0.9], "x clu": [0.7, 0.6, 0.8]}
+        for r, n in update.SIZES
+        for name in what
+    ]
+    found = update.claims(rows, {update.ADDED: [0.07, 0.06, 0.08]})
+    assert ("plain in-scan, R = 4, N = 512: x numpy", 0.3, 0.333) in found
+    assert ("grouped streamed, R = 16, N = 512: x clu", 0.7, 0.15) in found
+    assert found[-1] == ("import, seconds over `import jax`", 0.07, 0.1)
+
+
+def test_a_compiled_update_is_counted_and_its_call_finds_it_compiled():
+    total = jax.jit(lambda state, x: state + jnp.sum(x), donate_argnums=0)
+    candidate = update.Candidate(jnp.zeros(()), total, total, jnp.ones((2, 8)))
+    found = update.counted(candidate)
+    assert (found["leaves"], found["state bytes"]) == (1, 4)
+    assert found["kernels"] >= 1
+    assert all(run() > 0 for run in update.in_kinds("sum", candidate).values())
 
 
 # Accuracy
