@@ -6,7 +6,8 @@
 
     devices   1 to 8 CPU devices that are made up, rewards sharded over them, under jit and under shard_map: collectives
               in the compiled program, its temporary memory, and time relative to one device. Made-up devices share the
-              cores of one machine: what they show is what a program does, not what a chip would take.
+              cores of one machine: what they show is what a program does, not what a chip would take. With several
+              devices in the process no part of an update is compiled as one kernel, on one of them neither.
     rewards   R from 1 to 256 in one state: leaves, kernels, bytes, compile time, time of an update and of a pack.
     steps     one run of 100,000 steps with a run directory, in ten parts: time per step, memory of the process, live
               arrays, bytes of JSONL per step, and records that a full queue lost. All should stay what they were.
