@@ -36,6 +36,7 @@ from measuring import add_json, environment, in_rounds, publish, quartiles, tabl
 from peers import installed
 
 import tunrex_jax_monitor as trm
+from tunrex_jax_monitor.accumulator import _update_jit
 
 SIZES = ((4, 512), (4, 8192), (8, 8192), (16, 512), (32, 512))
 GRID = tuple((r, n) for r in (1, 4, 8, 32) for n in (64, 512, 8192, 262_144))
@@ -117,10 +118,12 @@ def in_kinds(label: str, candidate: Candidate) -> dict[str, Timed]:
 def counted(candidate: Candidate) -> dict[str, Any]:
     """Compile a candidate's jitted function, which then finds it compiled, and count what is in it."""
     jitted, x = candidate.jitted, jax.tree.map(lambda v: v[0], candidate.x)
-    function, first = (jitted.func, jitted.args) if isinstance(jitted, functools.partial) else (jitted, ())
     start = time.perf_counter()
     with uncached():
-        compiled = function.lower(*first, candidate.state, x).compile()
+        if isinstance(jitted, functools.partial):  # acc.update_jit: the jitted function under it can be lowered
+            compiled = _update_jit.lower(*jitted.args, candidate.state, x).compile()
+        else:
+            compiled = jitted.lower(candidate.state, x).compile()
     seconds = time.perf_counter() - start
     launched, memory = Counter(Program(compiled.as_text()).launched()), compiled.memory_analysis()
     return {
