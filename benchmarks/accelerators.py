@@ -109,6 +109,7 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     called: tuple[str, ...]  # computations: of a fusion, a loop, a call
     index: int  # of a parameter, or of the element that get-tuple-element takes
+    is_kernel: bool = False  # a call that a CPU runs as one kernel
 
 
 Computation = dict[str, Instruction]
@@ -149,7 +150,7 @@ class Program:
         """Opcodes of what the entry computation runs, through calls, one for each instruction that costs a launch."""
         for instruction in self.computations[computation or self.entry].values():
             opcode = instruction.opcode.removesuffix("-start")
-            if opcode == "call":
+            if opcode == "call" and not instruction.is_kernel:
                 for callee in instruction.called:
                     yield from self.launched(callee)
             elif opcode == "async":
@@ -215,7 +216,8 @@ def _parse(name: str, rest: str) -> Instruction | None:
     if opcode[1] == "parameter":
         return Instruction(name, "parameter", (), (), int(inside))
     index = _INDEX.search(after)
-    return Instruction(name, opcode[1], operands, called, int(index[1]) if index else 0)
+    is_kernel = 'xla_cpu_small_call="true"' in after
+    return Instruction(name, opcode[1], operands, called, int(index[1]) if index else 0, is_kernel)
 
 
 # Compiling

@@ -52,6 +52,13 @@ def test_launches_are_counted_through_calls_and_free_operations_are_not():
     assert launched == {"broadcast": 1, "copy": 1, "fusion": 1, "all-reduce": 1, "sort": 1}
 
 
+def test_a_call_that_a_cpu_compiles_as_one_kernel_is_one_launch():
+    small = 'frontend_attributes={inlineable="false",xla_cpu_small_call="true"}'
+    text = PROGRAM.replace("to_apply=%called", f"to_apply=%called, {small}").replace("TARGET", "%state.1")
+    assert Counter(TOOL["Program"](text).launched())["call"] == 1
+    assert Counter(TOOL["Program"](text).launched())["sort"] == 0
+
+
 @pytest.mark.parametrize(("target", "found"), [("%state.1", 1), ("%zeros", 0)])
 def test_a_scatter_into_an_argument_is_seen_through_copies_views_and_fusions(target, found):
     assert program(target).scatters_into_carried() == found
