@@ -49,7 +49,10 @@ def _call(function: Callable[..., Any], *arrays: Any) -> Any:
 
     def body(*arrays: Any) -> Any:
         with set_xla_metadata(**dict.fromkeys(AS_KERNEL)):  # what is called inside is part of it
-            return function(*arrays)
+            # XLA aborts the process at an operand that the kernel does not use, so it returns them all. JAX drops both
+            # where it drops what is unused, and neither in a `while_loop` or under `jit(keep_unused=True)`.
+            return function(*arrays), jax.lax.optimization_barrier(arrays)
 
     with set_xla_metadata(**AS_KERNEL):
-        return jax.jit(body)(*arrays)
+        results, _ = jax.jit(body)(*arrays)
+    return results
