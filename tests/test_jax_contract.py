@@ -226,6 +226,20 @@ def test_shard_map_over_eight_devices_gives_the_bits_of_one():
     support.assert_same_bits(sharded, single)
 
 
+def test_shards_of_a_shard_map_may_each_have_a_monitor_of_their_own():
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), LEAN.init())
+
+    def step(states, x):
+        after = LEAN.update(jax.tree.map(lambda leaf: leaf[0], states), {"x": x})
+        return jax.tree.map(lambda leaf: leaf[None], after)
+
+    each = PartitionSpec("data")
+    for x_spec in (each, PartitionSpec()):
+        sharded = jax.shard_map(step, mesh=mesh_of(8), in_specs=(each, x_spec), out_specs=each)
+        after = jax.eval_shape(sharded, states, np.zeros(40, np.float32))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, states)
+
+
 def place(devices: int, rewards, options):
     return jax.device_put((rewards, options), NamedSharding(mesh_of(devices), PartitionSpec("data")))
 

@@ -40,12 +40,17 @@ def may_be_spread(*arrays: Any) -> bool:
 
 def _has_several_devices() -> bool:
     """Without a mesh in sight `in_shardings` may still spread numpy arrays over what devices there are."""
-    return jax.device_count("cpu") > 1
+    try:
+        return jax.device_count("cpu") > 1
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out, and this branch is traced for nothing
+        return False
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:
     if may_be_spread(*arrays) or jax.__version_info__[:2] > NEWEST:
-        return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
+        # Small results are not computed again per sample. A barrier each: one for all would make every result vary
+        # over the axes of `shard_map` that one of them varies over.
+        return jax.tree.map(jax.lax.optimization_barrier, function(*arrays))
 
     def body(*arrays: Any) -> Any:
         with set_xla_metadata(**dict.fromkeys(AS_KERNEL)):  # what is called inside is part of it
