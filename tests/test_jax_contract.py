@@ -167,6 +167,26 @@ def test_a_scan_of_scans_is_the_loop_and_gives_one_row_per_chunk():
     assert [record.series["step"] for record in records] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
+def test_a_while_loop_is_the_loop():
+    """In there JAX keeps operands that nothing uses, at which XLA would abort the process."""
+
+    def update(state, seed):
+        return ACC.update(state, dict.fromkeys(ACC.reward_names, xs[seed]))
+
+    def body(carry):
+        seed, state = carry
+        return seed + 1, update(state, seed)
+
+    xs = jnp.stack([x_of(seed) for seed in range(3)])
+    _, state = jax.jit(lambda n, s: jax.lax.while_loop(lambda carry: carry[0] < n, body, (0, s)))(3, ACC.init())
+    support.assert_same_bits(state, functools.reduce(jax.jit(update), range(3), ACC.init()))
+
+
+def test_a_program_that_keeps_unused_arguments_gives_the_same_bits():
+    kept = jax.jit(LEAN.update, keep_unused=True)(LEAN.init(), {"x": x_of(0)})
+    support.assert_same_bits(kept, LEAN.update_jit(LEAN.init(), {"x": x_of(0)}))
+
+
 def test_vmap_over_seeds_is_each_seed_alone():
     xs = jnp.stack([x_of(seed) for seed in range(3)])
     states = jax.tree.map(lambda v: jnp.stack([v] * 3), LEAN.init())
@@ -204,6 +224,20 @@ def test_shard_map_over_eight_devices_gives_the_bits_of_one():
         single = LEAN.update_jit(single, {"x": x_of(seed)})  # the same samples in the same order
     assert len(COLLECTIVES.findall(f.as_text())) <= 3
     support.assert_same_bits(sharded, single)
+
+
+def test_shards_of_a_shard_map_may_each_have_a_monitor_of_their_own():
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 8), LEAN.init())
+
+    def step(states, x):
+        after = LEAN.update(jax.tree.map(lambda leaf: leaf[0], states), {"x": x})
+        return jax.tree.map(lambda leaf: leaf[None], after)
+
+    each = PartitionSpec("data")
+    for x_spec in (each, PartitionSpec()):
+        sharded = jax.shard_map(step, mesh=mesh_of(8), in_specs=(each, x_spec), out_specs=each)
+        after = jax.eval_shape(sharded, states, np.zeros(40, np.float32))
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, states)
 
 
 def place(devices: int, rewards, options):

@@ -37,7 +37,7 @@ def test_a_part_of_a_larger_program_is_none():
 
 @pytest.mark.parametrize("update", [ACC.update, ACC.update_jit], ids=["update", "update_jit"])
 def test_a_while_loop_compiles(update):
-    """With kernels inside, jaxlib 0.10 aborts the process."""
+    """JAX keeps operands there that nothing uses, at which XLA would abort the process of a kernel."""
     x = jnp.ones((5, 2, 8), jnp.float32)
 
     @jax.jit

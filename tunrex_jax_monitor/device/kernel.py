@@ -4,9 +4,9 @@ XLA's CPU runtime hands every kernel to a pool of threads: about 1 us each on tw
 an update computes from a few dozen numbers. A call that says so is compiled as one kernel instead. Accelerators fuse
 by rules of their own and never see it.
 
-The compiler is not made for all that such a call may stand in: inside a `while_loop` of jaxlib 0.10 it aborts the
-process. So there are kernels only in programs that are the update and nothing else, on one device, of a version that
-was tested. Everywhere else the operations stay as they are.
+The compiler is not made for all that such a call may stand in, and what it cannot do aborts the process. So there are
+kernels only in programs that are the update and nothing else, on one device, of a version that was tested. Everywhere
+else the operations stay as they are.
 """
 
 from collections.abc import Callable, Iterator
@@ -58,17 +58,22 @@ def has_several_devices() -> bool:
     """Without a mesh in sight `in_shardings` may still spread numpy arrays over what devices there are."""
     try:
         return jax.device_count("cpu") > 1
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out; this branch is traced there and thrown away
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out, and this branch is traced for nothing
         return True
 
 
 def _call(function: Callable[..., Any], *arrays: Any) -> Any:
     if not _is_own.get() or may_be_spread(*arrays) or jax.__version_info__[:2] > NEWEST:
-        return jax.lax.optimization_barrier(function(*arrays))  # small results are not computed again per sample
+        # Small results are not computed again per sample. A barrier each: one for all would make every result vary
+        # over the axes of `shard_map` that one of them varies over.
+        return jax.tree.map(jax.lax.optimization_barrier, function(*arrays))
 
     def body(*arrays: Any) -> Any:
         with set_xla_metadata(**dict.fromkeys(AS_KERNEL)):  # what is called inside is part of it
-            return function(*arrays)
+            # XLA aborts the process at an operand that the kernel does not use, so it returns them all. JAX drops both
+            # where it drops what is unused, and neither in a `while_loop` or under `jit(keep_unused=True)`.
+            return function(*arrays), jax.lax.optimization_barrier(arrays)
 
     with set_xla_metadata(**AS_KERNEL):
-        return jax.jit(body)(*arrays)
+        results, _ = jax.jit(body)(*arrays)
+    return results
