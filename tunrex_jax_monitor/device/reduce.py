@@ -22,7 +22,7 @@ def reduce_together(counts: Arrays = (), sums: Arrays = (), mins: Arrays = (), *
 
     Args:
       counts: bool, to be counted.
-      sums: float32.
+      sums: float32 or uint32.
       mins: float32, without NaN.
       axis: 0, or 1 of [rows, N] arrays, which may be long.
 
