@@ -1,5 +1,6 @@
 """How `watch` shows what is new: a table that stays in its place, lines, or lines of JSON."""
 
+import abc
 import contextlib
 import json
 import time
@@ -26,7 +27,7 @@ _UNITS = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
 _NEWEST = 6  # alerts below the table
 
 
-class View:
+class View(abc.ABC):
     """Takes news of runs, one after the other."""
 
     def display(self) -> contextlib.AbstractContextManager[object]:
@@ -42,13 +43,13 @@ class View:
         for record in news.records:
             self.record(record)
 
+    @abc.abstractmethod
     def restart(self, path: Path) -> None:
         """Show that another run goes on from here."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def record(self, record: Record) -> None:
         """Show one record and its alerts."""
-        raise NotImplementedError
 
 
 class Lines(View):

@@ -231,7 +231,9 @@ def test_infinite_extremes_do_not_stop_the_picture():
     series = {"step": [0, 1], "a/mean": [1e38, -1e38], "a/ema_short": [1e38, 0.0], "a/ema_long": [1e38, 0.0]}
     histogram = {"a/histogram": Histogram([1, 1], [-1e38, 0.0, 1e38])}
     run = History.of([Record(1, 2, 0.0, {"a/p10": -1e38, "a/p90": 1e38}, histogram, series, names=("a",))])
-    dashboard(run, "").canvas.draw()
+    figure = dashboard(run, "")
+    figure.canvas.draw()
+    assert [1e38, 0.0] in [line[1].tolist() for line in lines(figure.axes[0])]
 
 
 def test_steps_that_jump_are_drawn_where_they_are():

@@ -130,8 +130,9 @@ def test_hostile_names_and_missing_data_are_drawn():
 
 @pytest.mark.parametrize("plot", ["history", "distributions", "statistics"])
 def test_no_rewards_at_all_is_a_picture_too(plot):
-    getattr(VISUALIZER, f"plot_reward_{plot}")({}).canvas.draw()
-    VISUALIZER.plot_ema_comparison({}).canvas.draw()
+    for figure in (getattr(VISUALIZER, f"plot_reward_{plot}")({}), VISUALIZER.plot_ema_comparison({})):
+        figure.canvas.draw()
+        assert figure.get_suptitle()
 
 
 def test_a_style_is_taken_or_told():
