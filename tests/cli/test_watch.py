@@ -1,6 +1,7 @@
 """`watch` as a process, while this one writes the run."""
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
@@ -24,6 +25,7 @@ def record(step, **fields):
 @contextlib.contextmanager
 def watching(*arguments):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()["env"]}
+    options["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs lack it
     process = subprocess.Popen(command("watch", *arguments, "--every", "0.1"), **options)
     try:
         yield process
