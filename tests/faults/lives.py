@@ -1,5 +1,6 @@
 """Runs of several lives: killed, restarted from their last checkpoint, killed again; and preempted ones."""
 
+import contextlib
 import os
 import random
 import signal
@@ -46,17 +47,17 @@ class Life:
         self.worker = SinkWorker(Acknowledged(sink, self.board))
         checkpoint = self.run_dir / "checkpoint"
         first = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        held = contextlib.nullcontext() if preemption is None else preemption  # as in `step` and `flush` of a reporter
         for step in range(first, STEPS):
             time.sleep(pace)
-            if preemption is None:
+            with held:
                 self._step(step)
-            else:
-                with preemption:
-                    self._step(step)
             if (step + 1) % self.save_every == 0:
-                self.flush()
+                with held:
+                    self.flush()
                 write_atomically(checkpoint, str(step + 1))
-        self.flush()
+        with held:
+            self.flush()
         self.worker.close()
 
     def _step(self, step: int) -> None:
