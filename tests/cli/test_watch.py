@@ -1,7 +1,6 @@
 """`watch` as a process, while this one writes the run."""
 
 import contextlib
-import functools
 import json
 import signal
 import subprocess
@@ -25,8 +24,13 @@ def record(step, **fields):
 @contextlib.contextmanager
 def watching(*arguments):
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()["env"]}
-    options["preexec_fn"] = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # background jobs lack it
-    process = subprocess.Popen(command("watch", *arguments, "--every", "0.1"), **options)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job ignores it, and so would a child
+    try:
+        process = subprocess.Popen(command("watch", *arguments, "--every", "0.1"), **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:

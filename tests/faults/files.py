@@ -67,10 +67,11 @@ def replace(rng: random.Random, folder: Path) -> Outcome:
             write_atomically(folder / "data.json", json.dumps({"n": n, "text": "y" * size, "size": size}))
             board[STEP] = n
 
+    start = time.monotonic()
     child = Child(rewrite, folder)
     wanted = rng.randrange(1, 6)
     child.wait(lambda: board[STEP] >= wanted)
-    time.sleep(rng.random() * 3e-3)
+    time.sleep(rng.random() * (time.monotonic() - start) / wanted)  # anywhere in a round, however slow the disk is
     child.kill()
     outcome.expect(child.wait() and child.status == -9, f"the child ended with {child.status}")
     outcome.emitted = board[EMITTED]

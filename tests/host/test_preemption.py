@@ -39,10 +39,29 @@ def test_a_handler_that_is_there_is_called_at_once_and_what_is_pending_waits_for
 signal.signal(signal.SIGTERM, lambda signum, frame: say(f"owner:{signum}:{frame is not None}"))
 p = Preemption(flush); p.install(); term()
 say(p.pending)
-with p: pass
-say(p.pending)
+with p: say(p.take())
+say(p.take())
 """
-    assert outcome(code) == (["owner:15:True", "True", "False"], 0)
+    assert outcome(code) == (["owner:15:True", "True", "True", "False"], 0)
+
+
+def test_a_signal_that_comes_when_the_step_has_looked_already_waits_for_the_next_one():
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: None)
+p = Preemption(flush); p.install()
+with p:
+    say(p.take())
+    term()
+with p: say(p.take())
+"""
+    assert outcome(code) == (["False", "True"], 0)
+
+
+def test_a_signal_within_a_step_writes_what_the_step_left():
+    assert outcome("p = Preemption(flush); p.install()\nwith p: term(); say('step')\nsay('alive')") == (
+        ["step", "written"],
+        ENDED,
+    )
 
 
 def test_a_handler_that_exits_exits():
@@ -66,14 +85,15 @@ with p:
     say("step")
 say("alive")
 """
-    assert outcome(code) == (["step"], ENDED)
+    assert outcome(code) == (["step", "written"], ENDED)
 
 
 def test_while_the_state_is_in_the_owners_step_it_waits_for_the_next_of_ours():
     code = """
-p = Preemption(lambda seconds: False); p.install(); term()
+states = []
+p = Preemption(lambda seconds: bool(states)); p.install(); term()
 say("owner")
-with p: say("step")
+with p: say("step"); states.append("fresh")
 say("alive")
 """
     assert outcome(code) == (["owner", "step"], ENDED)

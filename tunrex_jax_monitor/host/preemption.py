@@ -73,17 +73,27 @@ class Preemption:
         self._depth += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Let a signal that came meanwhile do what it does."""
+        """Let a signal that came meanwhile do what it does, whenever in the context that was."""
         self._depth -= 1
-        if self.pending and not self._depth:
+        if self.pending and self._is_deadly() and self._is_written():
             self._end()
+
+    def take(self) -> bool:
+        """Tell whether a signal came that the process outlives, once: what is pending is to be written now."""
+        due = self.pending and not self._is_deadly()
+        if due:
+            self.pending = False
+        return due
+
+    def _is_deadly(self) -> bool:
+        return self._previous == signal.SIG_DFL
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         """Run on the main thread, between any two of its instructions."""
         is_second, self.pending = self.pending or self._is_due, self._is_on
         if callable(self._previous):
             self._previous(signum, frame)
-        elif self._previous == signal.SIG_DFL:
+        elif self._is_deadly():
             if not self._is_on or is_second or os.getpid() != self._pid or self._is_written():
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
@@ -103,8 +113,8 @@ class Preemption:
         return written != [False]
 
     def _end(self) -> None:
-        """Send the signal again, on any thread; the handler lets it through. Others than the default had their turn."""
+        """Send the signal again, on any thread; the handler lets it through."""
         self.pending = False
-        if self._is_on and self._previous == signal.SIG_DFL:
+        if self._is_on:
             self._is_due = True
             os.kill(os.getpid(), self._signum)

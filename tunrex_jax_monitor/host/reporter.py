@@ -105,7 +105,7 @@ class Reporter:
         with self._signals:
             after, error = attempt(partial(self._step, step, state))
             if after is not None:
-                return (self._signals.pending and self._flush(after, _FLUSH_SECONDS)) or after
+                return (self._signals.take() and self._flush(after, _FLUSH_SECONDS)) or after
         self._broken = True
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
@@ -214,7 +214,7 @@ class Reporter:
         """Write what is pending without handing a state back; False where the state is inside the owner's step."""
         state = self._state
         is_gone = state is None or any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array))
-        if is_gone and self._steps:
+        if is_gone and self._steps and not (self._closed or self._broken):
             return False
         self._flush(None if is_gone else state, seconds)
         return True
