@@ -22,6 +22,7 @@ from tunrex_jax_monitor.host.transfer import as_step, hold
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
 _MODES = 8
 _EXIT_SECONDS = 30.0
+_COMPILE_SECONDS = 90.0  # beyond those of the sinks: all of a short run may wait for its first step to be compiled
 
 
 class Intake:
@@ -45,7 +46,8 @@ class Intake:
         self._has_stepped = self._is_given = False
         self._sources: list[Callable[[], object]] = []
         self._pid = os.getpid()
-        self._close_at_exit, self._monitors = partial(self.close, _EXIT_SECONDS), 0
+        monitor.closes_at_exit = False  # its first step may still be compiling then, with others behind it
+        self._close_at_exit = partial(self.close, _EXIT_SECONDS)
         atexit.register(self._close_at_exit)
 
     @property
@@ -118,7 +120,7 @@ class Intake:
         for rest in self._sources:
             self.guard(rest)
         self.guard(self._take_rest)
-        if not self._background.close(timeout_seconds):
+        if not self._background.close(timeout_seconds + _COMPILE_SECONDS):
             self.tell("The reward monitor is still busy with steps before the end; those are missing.")
         for monitor in (self._monitor, *self.side_monitors.values()):
             self.guard(partial(monitor.close, timeout_seconds))
@@ -181,7 +183,6 @@ class Intake:
             self._monitor.fold(rounds["train"], number)
         for mode in rounds.keys() - {"train"}:
             self._fold_aside(mode, rounds[mode], self._monitor.global_step if number is None else number)
-        self._come_first_at_exit()
         if "train" in rounds:
             self._on_step(self._monitor.global_step)
 
@@ -195,14 +196,6 @@ class Intake:
                 self._collector.tell(f"{name}: a result could not be recorded: {error}", about=f"result {name}")
         return read
 
-    def _come_first_at_exit(self) -> None:
-        """Be closed before the reporters, which register themselves with their first step: they would miss the last."""
-        monitors = 1 + len(self.side_monitors)
-        if monitors != self._monitors and not self._background.is_closed:
-            self._monitors = monitors
-            atexit.unregister(self._close_at_exit)
-            atexit.register(self._close_at_exit)
-
     def _fold_aside(self, mode: str, rounds: list[Round], step: int) -> None:
         monitor = self.side_monitors.get(mode)
         if monitor is None:
@@ -212,5 +205,6 @@ class Intake:
             names = (ADVANTAGES,) if mode == ADVANTAGES else tuple(self._monitor.reward_names)
             group_size = self._monitor.accumulator.group_size
             monitor = RewardMonitor(names, **{**self._options, "group_size": group_size})
+            monitor.closes_at_exit = False
             self.side_monitors[mode] = monitor
         monitor.fold(rounds, step)

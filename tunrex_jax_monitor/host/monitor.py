@@ -3,6 +3,7 @@
 Every statistic is computed by `RewardAccumulator`; what is here keeps a state, feeds it, and reads it.
 """
 
+import atexit
 import logging
 import threading
 from collections import deque
@@ -59,6 +60,7 @@ class RewardMonitor:
       history: the `History` of what has been emitted.
       global_step: the newest step; 0 before the first, which is step 0 unless it has a number of its own.
       anomaly_detectors: for each reward, one for values of yours, with the same thresholds.
+      closes_at_exit: close when the process ends; whoever sets it to False, before the first step, does so.
 
     Raises:
       ValueError: an argument is wrong.
@@ -96,6 +98,7 @@ class RewardMonitor:
         self._lock, self._lost = threading.RLock(), 0
         self.history = History()
         self._reporter: Reporter | None = None
+        self.closes_at_exit = True
         self._detectors: dict[str, RewardAnomalyDetector] = {}
         self.reset()
 
@@ -263,6 +266,8 @@ class RewardMonitor:
                 message = "A sink could not begin (%s: %s); this run is kept in memory, and logged nowhere else."
                 _logger.error(message, type(error).__name__, error)
                 reporter = start([self.history])
+            if not self.closes_at_exit:
+                atexit.unregister(reporter.close)
             for _ in range(self._lost):
                 reporter.lose()
             self._reporter = reporter
