@@ -2,9 +2,11 @@
 
 import ast
 import contextlib
-import dataclasses
+import inspect
 import io
 import re
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,18 +80,55 @@ def test_the_key_table_lists_exactly_the_keys_of_a_run(tmp_path: Path) -> None:
     assert _documented_keys() == _recorded_keys(tmp_path / "run")
 
 
-def test_the_configuration_table_lists_every_argument_with_its_default() -> None:
-    table = README.split("## Configuration")[1].split("## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.split("\n") if line.startswith("| `")]
-    fields = {field.name: field.default for field in dataclasses.fields(trm.RewardAccumulator)}
+def _rows(heading: str) -> list[list[str]]:
+    """Return the cells of the rows below a heading whose first cell is code."""
+    section = re.split(r"^#+ ", README.split(f"# {heading}\n")[1], flags=re.M)[0]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.split("\n") if line.startswith("| ")]
+
+
+@pytest.mark.parametrize(
+    ("heading", "signature_of"),
+    [
+        ("RewardAccumulator", trm.RewardAccumulator),
+        ("Reporter", trm.Reporter),
+        ("WandbSink", trm.WandbSink),
+        ("setup_grpo_monitoring", trm.GRPOMonitoringIntegration),  # which takes all of its arguments
+    ],
+)
+def test_each_table_of_arguments_lists_all_of_them_with_their_defaults(
+    heading: str, signature_of: Callable[..., object]
+) -> None:
     documented = {}
-    for names, default, _ in rows:
-        keys = re.findall(r"`(\w+)`", names)
+    for names, default, _ in _rows(heading)[1:]:
+        keys = re.findall(r"`([*\w]+)`", names)
         documented |= dict(zip(keys, re.split(r", (?!\))", default), strict=True))
-    assert documented.keys() == fields.keys()
+    parameters = {str(p).split(":")[0]: p for p in inspect.signature(signature_of).parameters.values()}
+    assert documented.keys() == parameters.keys()
     for name, default in documented.items():
-        if default and not default.endswith(" each"):
-            assert ast.literal_eval(default) == fields[name], name
+        if default.endswith(" each"):
+            assert parameters[name].default is None, name
+        elif default:
+            assert ast.literal_eval(default) == parameters[name].default, name
+        else:
+            assert parameters[name].default is inspect.Parameter.empty, name
+
+
+def test_the_table_of_extras_lists_all_of_them() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    documented = [extra for row in _rows("Install")[2:] for extra in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(documented) == sorted(project["optional-dependencies"])
+
+
+def test_every_link_leads_to_a_file_and_a_heading() -> None:
+    root = Path(__file__).parents[1]
+    links = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", README)
+    assert links
+    for file, anchor in links:
+        assert not file or (root / file).is_file(), file
+        if anchor:
+            text = (root / file).read_text() if file else README
+            headings = re.findall(r"^#+ (.+)$", text, flags=re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}, anchor
 
 
 def test_the_alert_table_lists_exactly_the_alert_types() -> None:

@@ -8,6 +8,33 @@
 
 Nothing here computes a statistic: calls are collected on the caller's thread, one update of the device state per step
 is enqueued by a thread beside the training, and the records go the way of `Reporter`.
+
+What differs from the original, because it was wrong there (the original -> here):
+
+- Lists, arrays and None from reward functions raise -> any result is taken, untouched; None and NaN are counted.
+- Statistics of step means -> statistics of samples; step means are `history`.
+- No call since the last step counts the last value again, several calls count once -> a step is everything since the
+  last one; nothing new is no step.
+- Evaluation and training mixed -> apart, by `mode`.
+- An average that is 0 starts anew -> bias-corrected.
+- An outlier is judged with itself in the statistics, every step alarms again -> judged before it is folded in, once per
+  episode (`detect="literal"` for the original table).
+- DROP and SPIKE only above 0, a constant is no FLATLINE -> any baseline, any constant.
+- W&B rows after the commit of their step are lost, at times the owner's too -> each joins one of the owner's, or comes
+  when the run ends; `monitoring/step` is the axis; `wandb_commit=True`, `wandb_prefix=`.
+- A table of alerts, and one of statistics, under a new key per logging step -> `alerts/<TYPE>` and `alerts/total` count
+  from the beginning; one `alerts/table` at the end; `log_summary_table` has one key.
+- `MetricsCollector` keeps every value -> the newest 1000 of each name.
+- The first step without a number is 1 -> it is 0, as trainers count; `global_step` is 0 before it too.
+- Lines with signs outside ASCII, whole batches printed -> the same lines in ASCII, through `logging`; no batches.
+- A second monitor overwrites the files of the first -> its files go beside its own records, with a warning.
+- `window_size`, `log_histograms` out of reach -> arguments, as all of `RewardAccumulator`.
+- A statistic without a sample is 0 or infinite -> NaN in `RewardStats`; in records the key is absent.
+- Pictures open a window unless `show=False`, in seaborn's style -> only with `show=True`, in a style of our own;
+  `RewardVisualizer(style=...)` takes any of matplotlib.
+- The first pictures are of step 0, of one sample -> of step `visualization_frequency`.
+- The export breaks on numpy, and lacks `history` -> strict JSON, with history, series, histograms, configuration.
+- Pictures are drawn in the training loop -> in another process, or at the end.
 """
 
 import os
@@ -42,7 +69,8 @@ class GRPOMonitoringIntegration:
       log_frequency: steps between two emissions (console, W&B, `records.jsonl`).
       summary_frequency: steps between two summary blocks on the console; each comes with the emission that is due next.
       visualization_frequency: steps between two pictures `dashboard_step_N.png`, drawn by another process; 0 for none.
-      output_dir: where files go. Each run writes its records into a directory of its own inside.
+      output_dir: where files go; set it, since a reboot may empty the default. Each run writes its records into a
+        directory of its own inside.
       verbose: False prints nothing.
       window_size: samples per reward that the statistics cover.
       log_histograms: log window histograms to W&B.
