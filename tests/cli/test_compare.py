@@ -154,7 +154,9 @@ def test_a_candidate_that_ends_early_does_not_pass_a_gate(base, tmp_path, steps)
     assert "CUT SHORT" not in longer.stderr
 
 
-@pytest.mark.parametrize(("limit", "code"), [("steps:-50%", 1), ("steps:-80%", 0), ("steps:-300", 0), ("steps:-299", 1)])
+@pytest.mark.parametrize(
+    ("limit", "code"), [("steps:-50%", 1), ("steps:-80%", 0), ("steps:-300", 0), ("steps:-299", 1)]
+)
 def test_a_limit_on_steps_says_how_much_earlier_a_run_may_end(base, tmp_path, limit, code):
     call("compare", base, healthy(tmp_path / "short", steps=100), "--fail-on", limit, code=code)
 

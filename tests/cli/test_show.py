@@ -10,7 +10,7 @@ from tunrex_jax_monitor.host.history import History
 def test_the_table_has_a_row_per_reward_and_one_for_the_total():
     lines = call("show", run_dir()).stdout.splitlines()
     assert lines[0].split()[:3] == ["reward", "verdict", "now"]
-    assert {line.split()[0] for line in lines[1:]} == {*runs.NAMES[:REWARDS], "reward"}
+    assert {line.split()[0] for line in lines[1:]} == {*runs.NAMES[:REWARDS], "weighted"}
 
 
 def test_what_needs_a_person_comes_first():
@@ -47,7 +47,9 @@ def test_a_directory_of_runs_stands_for_its_newest(tmp_path):
     assert len(result.stdout.splitlines()) == 1 + 2 + 1
 
 
-@pytest.mark.parametrize("command", [("show",), ("alerts",), ("report", "-o", "-"), ("export", "--to", "csv", "-o", "-")])
+@pytest.mark.parametrize(
+    "command", [("show",), ("alerts",), ("report", "-o", "-"), ("export", "--to", "csv", "-o", "-")]
+)
 @pytest.mark.parametrize("missing", ["manifest.json", "records.jsonl"])
 def test_what_holds_either_file_of_a_run_is_one_whatever_its_name(tmp_path, command, missing):
     run = healthy(tmp_path / "runs" / "first", steps=30)

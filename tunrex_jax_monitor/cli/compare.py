@@ -25,6 +25,7 @@ from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import differences
 from tunrex_jax_monitor.host.report.differences import METRICS, OF_RUN, SHARES, Difference, Limit
+from tunrex_jax_monitor.host.report.episodes import called
 from tunrex_jax_monitor.host.report.text import number, share, signed
 
 _ENDS_EARLIER = Limit.parse("steps:-0")
@@ -131,7 +132,7 @@ def _row(d: Difference, is_broken: bool) -> list[Cell | str]:
     style = "bold red" if is_broken else ""
     change, relative = _changes(d)
     return [
-        d.reward,
+        called(d.reward),
         d.metric,
         _value(d, d.base),
         Cell(_value(d, d.value), style),
@@ -168,9 +169,9 @@ def _sentence(d: Difference) -> str:
     if d.metric == "steps":
         return f"{d.run} ends at step {_step(d.value)}, the first run at {_step(d.base)}"
     if d.value is None:
-        return f"{d.run} has no {d.metric} of {d.reward}, which was {_value(d, d.base)}"
+        return f"{d.run} has no {d.metric} of {called(d.reward)}, which was {_value(d, d.base)}"
     change = ", ".join(filter(None, _changes(d)))
-    return f"{d.metric} of {d.reward} is {_value(d, d.value)} in {d.run} against {_value(d, d.base)} ({change})"
+    return f"{d.metric} of {called(d.reward)} is {_value(d, d.value)} in {d.run} against {_value(d, d.base)} ({change})"
 
 
 def _document(

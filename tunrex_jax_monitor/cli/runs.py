@@ -31,7 +31,9 @@ def find(given: Path) -> Path:
             return newest
         if (path / EXPORT).is_file():
             return path / EXPORT
-        raise Problem(f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, a directory of them or a {EXPORT}.")
+        raise Problem(
+            f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, a directory of them or a {EXPORT}."
+        )
 
 
 def newest_in(path: Path) -> Path | None:
