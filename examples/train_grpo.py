@@ -15,6 +15,7 @@ import argparse
 import functools
 import hashlib
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -342,6 +343,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if progress.records:
             report(progress.records, fault)
         print(f"run directory: {options.run_dir}")
+        print(f"its report: tunrex-jax-monitor report {shlex.quote(str(options.run_dir))}")
     if interrupted:
         raise SystemExit("interrupted: what was written until then is complete")
     print(f"parameters: {digest(state.params)} (the same with and without the monitor)")

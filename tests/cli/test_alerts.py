@@ -2,6 +2,7 @@ import pytest
 
 from tests.cli.support import REWARDS, STEPS, call, call_json, healthy, run_dir
 from tests.host.report import runs
+from tunrex_jax_monitor.host.report.episodes import called
 
 PLANTED = {at: span for at, span in runs.planted(STEPS).items() if at[0] in (*runs.NAMES[:REWARDS], "reward")}
 
@@ -15,7 +16,9 @@ def test_every_planted_fault_is_listed_with_its_first_and_last_step():
 def test_the_list_tells_steps_types_rewards_and_remedies():
     out = call("alerts", run_dir()).stdout
     for (reward, kind), (first, _) in PLANTED.items():
-        assert any(line.split()[:1] == [str(first)] and kind in line and reward in line for line in out.splitlines())
+        assert any(
+            line.split()[:1] == [str(first)] and kind in line and called(reward) in line for line in out.splitlines()
+        )
     assert "what to do\n" in out
 
 
@@ -23,6 +26,7 @@ def test_the_list_tells_steps_types_rewards_and_remedies():
     ("--kind", "DROP", [("answer", "DROP")]),
     ("--kind", "drop", [("answer", "DROP")]),
     ("--reward", "style", [("style", "FLATLINE")]),
+    ("--reward", "weighted total", [("reward", "GROUP_COLLAPSE")]),
     ("--reward", "reward", [("reward", "GROUP_COLLAPSE")]),
 ])  # fmt: skip
 def test_a_filter_keeps_what_it_names(option, value, kept):

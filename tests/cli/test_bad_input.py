@@ -41,15 +41,10 @@ def write(path, records, config=None):
 
 
 @every_reader
-@pytest.mark.parametrize(
-    "kind", ["nothing", "empty directory", "text file", "other json", "binary", "directory of runs"]
-)
+@pytest.mark.parametrize("kind", ["nothing", "empty directory", "text file", "other json", "binary"])
 def test_what_is_no_run_is_refused_with_what_is_there(tmp_path, command, kind):
     path = tmp_path / "there"
-    if kind == "directory of runs":
-        healthy(path / "first", steps=10)
-        expected = "which holds the runs first (name one of them)"
-    elif kind == "empty directory":
+    if kind == "empty directory":
         path.mkdir()
         expected = "which has neither records.jsonl nor manifest.json"
     elif kind == "nothing":

@@ -134,3 +134,35 @@ def test_the_page_is_written_where_it_is_told(base, tmp_path):
     assert "add --force" in call("compare", base, other, "-o", page, code=2).stderr
     streamed = call("compare", base, other, "-o", "-").stdout
     assert streamed == page.read_text()
+
+
+def test_limits_of_several_options_all_count(base, tmp_path):
+    other = scaled(tmp_path / "other", "answer", 0.9)
+    for options in (("mean:-5%", "std:+50%"), ("std:+50%", "mean:-5%")):
+        given = [word for limit in options for word in ("--fail-on", limit)]
+        assert "FAILED mean:-5%: mean of answer" in call("compare", base, other, *given, code=1).stderr
+
+
+@pytest.mark.parametrize("steps", [1, 100, STEPS - 1])
+def test_a_candidate_that_ends_early_does_not_pass_a_gate(base, tmp_path, steps):
+    short = healthy(tmp_path / "short", steps=steps)
+    sentence = f"short ends at step {steps - 1}, the first run at {STEPS - 1}"
+    assert f"CUT SHORT {sentence}" in call("compare", base, short).stderr
+    result = call("compare", base, short, "--fail-on", "mean:-99999%", code=1)
+    assert f"FAILED steps:-0: {sentence}" in result.stderr
+    longer = call("compare", short, base, "--fail-on", "steps:-0")
+    assert "CUT SHORT" not in longer.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "code"), [("steps:-50%", 1), ("steps:-80%", 0), ("steps:-300", 0), ("steps:-299", 1)]
+)
+def test_a_limit_on_steps_says_how_much_earlier_a_run_may_end(base, tmp_path, limit, code):
+    call("compare", base, healthy(tmp_path / "short", steps=100), "--fail-on", limit, code=code)
+
+
+def test_a_candidate_without_a_record_does_not_pass_a_gate(base, tmp_path):
+    sink = JsonlSink(tmp_path / "dead")
+    sink.begin_run({})
+    sink.close()
+    assert "dead: no step" in call("compare", base, tmp_path / "dead", "--fail-on", "mean:-5%", code=2).stderr

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from tests.cli.support import REWARDS, STEPS, call, call_json, export_file, healthy, run_dir
 from tests.host.report import runs
 from tunrex_jax_monitor.host.history import History
@@ -8,7 +10,7 @@ from tunrex_jax_monitor.host.history import History
 def test_the_table_has_a_row_per_reward_and_one_for_the_total():
     lines = call("show", run_dir()).stdout.splitlines()
     assert lines[0].split()[:3] == ["reward", "verdict", "now"]
-    assert {line.split()[0] for line in lines[1:]} == {*runs.NAMES[:REWARDS], "reward"}
+    assert {line.split()[0] for line in lines[1:]} == {*runs.NAMES[:REWARDS], "weighted"}
 
 
 def test_what_needs_a_person_comes_first():
@@ -37,12 +39,23 @@ def test_an_export_file_shows_what_its_run_shows(tmp_path):
 
 
 def test_a_directory_of_runs_stands_for_its_newest(tmp_path):
-    for name, start, rewards in (("run-b", 1.0, 3), ("run-a", 2.0, 2)):  # not the last by name
+    for name, start, rewards in (("train-b", 1.0, 3), ("a", 2.0, 2)):  # not the last by name
         manifest = healthy(tmp_path / name, rewards=rewards, steps=30) / "manifest.json"
         manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "start_time": start}))
     result = call("show", tmp_path)
-    assert "the newest run is run-a" in result.stderr
+    assert "the newest run is a\n" in result.stderr
     assert len(result.stdout.splitlines()) == 1 + 2 + 1
+
+
+@pytest.mark.parametrize(
+    "command", [("show",), ("alerts",), ("report", "-o", "-"), ("export", "--to", "csv", "-o", "-")]
+)
+@pytest.mark.parametrize("missing", ["manifest.json", "records.jsonl"])
+def test_what_holds_either_file_of_a_run_is_one_whatever_its_name(tmp_path, command, missing):
+    run = healthy(tmp_path / "runs" / "first", steps=30)
+    (run / missing).unlink()
+    name, *more = command
+    assert "the newest run is first" in call(name, tmp_path / "runs", *more).stderr
 
 
 def test_an_output_directory_without_runs_stands_for_its_export(tmp_path):

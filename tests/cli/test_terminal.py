@@ -68,7 +68,9 @@ def test_no_line_is_wider_than_the_terminal(hostile, columns):
 def test_a_pipe_gets_whole_names_and_aligned_columns(hostile):
     lines = spawn("show", hostile).stdout.splitlines()
     assert any(line.startswith("long_" + "x" * 290 + "_end  ") for line in lines)
-    starts = {text.cells(line[: line.index("healthy")]) for line in lines if " healthy " in line and "xxx" not in line}
+    starts = {
+        text.cells(line[: line.index("no alert")]) for line in lines if " no alert " in line and "xxx" not in line
+    }
     assert len(starts) == 1
 
 

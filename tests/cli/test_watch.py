@@ -59,6 +59,15 @@ def test_lines_follow_a_run_from_before_its_beginning_to_ctrl_c(tmp_path):
     assert (code, stderr) == (0, "")
 
 
+def test_the_last_step_is_told_once_where_a_run_ends_with_its_quantiles(tmp_path):
+    with contextlib.closing(JsonlSink(tmp_path)) as sink:
+        for step in (1, 2, 2, 3):
+            sink.write(record(step))
+    with watching(tmp_path) as process:
+        assert [process.stdout.readline().split()[1] for _ in range(3)] == ["1", "2", "3"]
+        assert interrupt(process)[0] == 0
+
+
 def test_a_run_that_is_written_anew_goes_on_and_a_torn_line_becomes_whole(tmp_path):
     sink = JsonlSink(tmp_path / "run")
     sink.write(record(1))
@@ -81,7 +90,7 @@ def test_a_run_that_is_written_anew_goes_on_and_a_torn_line_becomes_whole(tmp_pa
 
 def test_a_newer_run_in_a_directory_of_runs_takes_over(tmp_path):
     with watching(tmp_path, "--json") as process:
-        for at, name in enumerate(("run-1", "run-2")):
+        for at, name in enumerate(("first", "a_second")):
             sink = JsonlSink(tmp_path / name)
             sink.begin_run({"start_time": float(at)})
             sink.write(record(at))

@@ -43,7 +43,14 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, Path]:
 def test_run_ends_with_summary_alerts_and_run_directory(quick):
     output, _, _ = quick
     assert output.isascii()
-    positions = [output.index(part) for part in ("Reward Monitoring Summary", "\nalerts: ", "\nrun directory: run\n")]
+    positions = [
+        output.index(part)
+        for part in (
+            "Reward Monitoring Summary",
+            "\nalerts: ",
+            "\nrun directory: run\nits report: tunrex-jax-monitor report run\n",
+        )
+    ]
     assert positions == sorted(positions)
 
 

@@ -73,5 +73,5 @@ def _discard_stdout() -> None:
 def commands() -> None:
     """Look at the rewards of a run: what went wrong, when, and how badly.
 
-    RUN is a run directory, a directory that holds run-* directories (the newest is taken), or a monitoring_data.json.
+    RUN is a run directory, a directory of run directories (the newest is taken), or a monitoring_data.json.
     """

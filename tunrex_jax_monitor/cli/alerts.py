@@ -10,7 +10,7 @@ from tunrex_jax_monitor.cli.options import Problem, advise, echo_json, end_as_fo
 from tunrex_jax_monitor.cli.runs import load
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.report.episodes import TOTAL, TYPES, Episode, episodes
+from tunrex_jax_monitor.host.report.episodes import TOTAL, TOTAL_NAME, TYPES, Episode, called, episodes
 from tunrex_jax_monitor.host.report.text import number, plural
 
 
@@ -23,6 +23,7 @@ from tunrex_jax_monitor.host.report.text import number, plural
 def alerts(run: Path, kind: tuple[str, ...], reward: tuple[str, ...], exit_code: bool, as_json: bool) -> None:
     """List the alerts of RUN, oldest first, from their first step to their last."""
     path, history = load(run)
+    reward = tuple(TOTAL if name == TOTAL_NAME else name for name in reward)
     _require_rewards(history, reward)
     found = [e for e in episodes(history) if (not kind or e.type in kind) and (not reward or e.reward in reward)]
     if found and exit_code:
@@ -42,7 +43,7 @@ def table_of(found: Sequence[Episode]) -> Table:
             str(e.first),
             "now" if e.is_open else str(e.last),
             Cell(e.type, "bold red" if e.is_open else "red"),
-            e.reward,
+            called(e.reward),
             number(e.peak),
             e.message.partition(" - ")[2] or e.message,
         ]

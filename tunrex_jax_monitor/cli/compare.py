@@ -24,27 +24,36 @@ from tunrex_jax_monitor.cli.runs import find, read
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import differences
-from tunrex_jax_monitor.host.report.differences import METRICS, SHARES, Difference, Limit
+from tunrex_jax_monitor.host.report.differences import METRICS, OF_RUN, SHARES, Difference, Limit
+from tunrex_jax_monitor.host.report.episodes import called
 from tunrex_jax_monitor.host.report.text import number, share, signed
+
+_ENDS_EARLIER = Limit.parse("steps:-0")
 
 
 @click.command(short_help="What differs between runs; limits for CI.")
 @click.argument("run", type=PATH)
 @click.argument("others", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", type=PATH, help="Write an HTML page too, or - for stdout.")
-@click.option("--fail-on", metavar="LIMITS", help="Such as mean:-5%,zero_std:+10pp. Exit status 1 beyond one of them.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="LIMITS",
+    help="Such as mean:-5%,zero_std:+10pp; repeatable. Exit status 1 beyond one of them.",
+)
 @json_option
 @force_option
 def compare(
-    run: Path, others: tuple[Path, ...], output: Path | None, fail_on: str | None, as_json: bool, force: bool
+    run: Path, others: tuple[Path, ...], output: Path | None, fail_on: tuple[str, ...], as_json: bool, force: bool
 ) -> None:
     """Compare runs with the first one, over the steps that all of them have.
 
-    A limit is METRIC:CHANGE, with a metric of mean, std, now, best, zero_std or alerts. -5% is a fall by more than 5 %,
-    +10pp a rise by more than ten percentage points, +0 any rise; without a sign, either way. What only the first run
-    has breaks every limit on it.
+    A limit is METRIC:CHANGE, with a metric of mean, std, now, best, zero_std, alerts or steps. -5% is a fall by more
+    than 5 %, +10pp a rise by more than ten percentage points, +0 any rise; without a sign, either way. What only the
+    first run has breaks every limit on it. With limits, a run that ends before the first one breaks steps:-0; give a
+    limit on steps of your own, such as steps:-50%, where it may.
     """
-    limits = [_limit(text) for text in fail_on.split(",")] if fail_on is not None else []
+    limits = _limits(fail_on)
     require_one_stdout(output, as_json)
     if output is not None:
         drawing.require_pages()
@@ -54,11 +63,14 @@ def compare(
     span = differences.shared_steps(runs)
     if span is None:
         raise Problem(f"RUN: got runs without a step in common ({_spans(runs)}), allowed: runs that overlap.")
-    found = differences.compare(runs)
+    found = [*differences.compare(runs), *differences.lengths(runs)]
     broken = [(limit, difference) for difference in found for limit in limits if limit.is_broken_by(difference)]
     if broken:
         end_as_found()
     tell(f"over the steps that {'both' if len(runs) == 2 else 'all'} have, {span[0]} to {span[1]}")
+    for difference in found:
+        if _ENDS_EARLIER.is_broken_by(difference):
+            tell(f"CUT SHORT {_sentence(difference)}: the steps after it are not compared")
     if output is not None:
         drawing.write_comparison(runs, output)
     if as_json:
@@ -70,6 +82,12 @@ def compare(
         tell(f"NOT CHECKED {_text(limit)}: the first run has no {limit.metric}")
     for limit, difference in broken:
         tell(f"FAILED {_text(limit)}: {_sentence(difference)}")
+
+
+def _limits(given: Sequence[str]) -> list[Limit]:
+    """Return the limits; a gate without one on steps has the strictest, so that no run passes by ending early."""
+    limits = [_limit(text) for texts in given for text in texts.split(",")]
+    return [*limits, _ENDS_EARLIER] if limits and all(limit.metric != "steps" for limit in limits) else limits
 
 
 def _limit(text: str) -> Limit:
@@ -114,7 +132,7 @@ def _row(d: Difference, is_broken: bool) -> list[Cell | str]:
     style = "bold red" if is_broken else ""
     change, relative = _changes(d)
     return [
-        d.reward,
+        called(d.reward),
         d.metric,
         _value(d, d.base),
         Cell(_value(d, d.value), style),
@@ -123,7 +141,13 @@ def _row(d: Difference, is_broken: bool) -> list[Cell | str]:
     ]
 
 
+def _step(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.0f}"
+
+
 def _value(d: Difference, value: float | None) -> str:
+    if d.metric == "steps":
+        return _step(value)
     return share(value) if d.metric in SHARES else number(value)
 
 
@@ -142,10 +166,12 @@ def _text(limit: Limit) -> str:
 
 
 def _sentence(d: Difference) -> str:
+    if d.metric == "steps":
+        return f"{d.run} ends at step {_step(d.value)}, the first run at {_step(d.base)}"
     if d.value is None:
-        return f"{d.run} has no {d.metric} of {d.reward}, which was {_value(d, d.base)}"
+        return f"{d.run} has no {d.metric} of {called(d.reward)}, which was {_value(d, d.base)}"
     change = ", ".join(filter(None, _changes(d)))
-    return f"{d.metric} of {d.reward} is {_value(d, d.value)} in {d.run} against {_value(d, d.base)} ({change})"
+    return f"{d.metric} of {called(d.reward)} is {_value(d, d.value)} in {d.run} against {_value(d, d.base)} ({change})"
 
 
 def _document(
@@ -158,7 +184,7 @@ def _document(
         "runs": list(runs),
         "first_step": span[0],
         "last_step": span[1],
-        "metrics": METRICS,
+        "metrics": {**METRICS, **OF_RUN},
         "differences": [_fields(d) for d in found],
         "failed": [{"limit": _text(limit), **_fields(d)} for limit, d in broken],
     }

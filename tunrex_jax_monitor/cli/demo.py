@@ -15,7 +15,7 @@ from tunrex_jax_monitor.cli.progress import progress
 from tunrex_jax_monitor.cli.synthetic import FAULTS, Planted
 from tunrex_jax_monitor.cli.tables import Cell, Table, echo
 from tunrex_jax_monitor.host.history import History
-from tunrex_jax_monitor.host.report.episodes import episodes
+from tunrex_jax_monitor.host.report.episodes import called, episodes
 from tunrex_jax_monitor.host.report.text import plural
 from tunrex_jax_monitor.host.rundir import RECORDS
 
@@ -110,7 +110,8 @@ def _print(history: History, seen: dict[Planted, int | None]) -> None:
         click.echo("\nplanted faults")
         titles = ("fault", "reward", "from step", "expected", "seen", "what it does")
         rows: list[list[Cell | str]] = [
-            [one.kind, one.reward, str(one.first), one.fault.alert, _at(at), one.fault.text] for one, at in seen.items()
+            [one.kind, called(one.reward), str(one.first), one.fault.alert, _at(at), one.fault.text]
+            for one, at in seen.items()
         ]
         echo(Table(titles, rows, left=("reward", "expected", "seen", "what it does")))
 

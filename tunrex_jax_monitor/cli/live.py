@@ -55,12 +55,19 @@ class View(abc.ABC):
 class Lines(View):
     """One line per record and alert, for pipes and logs."""
 
+    def __init__(self) -> None:
+        self._update = -1  # of the last record
+
     def restart(self, path: Path) -> None:
         """Say it on stderr."""
+        self._update = -1
         tell(f"another run: {path}")
 
     def record(self, record: Record) -> None:
-        """Print the short averages, and what went wrong."""
+        """Print the short averages, and what went wrong; a run ends with its last record again, with run quantiles."""
+        is_told, self._update = record.update == self._update, record.update
+        if is_told:
+            return
         shown = [f"{encodable(printable(name))}={number(v)}" for name, v in _averages(record).items()]
         if "frac_reward_zero_std" in record.scalars:
             shown.append(f"zero variance={share(record.scalars['frac_reward_zero_std'])}")

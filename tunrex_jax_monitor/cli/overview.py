@@ -8,7 +8,7 @@ from tunrex_jax_monitor.cli.tables import Cell, Table
 from tunrex_jax_monitor.cli.text import speaks_unicode
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts, to_unit
-from tunrex_jax_monitor.host.report.episodes import TOTAL, by_severity, episodes
+from tunrex_jax_monitor.host.report.episodes import TOTAL, by_severity, called, episodes
 from tunrex_jax_monitor.host.report.text import number, share, signed
 from tunrex_jax_monitor.host.report.verdict import Verdict, total_verdict, verdicts
 
@@ -29,7 +29,7 @@ def overview(history: History) -> Table:
     titles = ("reward", "verdict", "now", "change", "best", "zero var.", "alerts", "course")
     rows: list[list[Cell | str]] = [
         [
-            f"{v.reward} (total)" if v.reward == TOTAL else v.reward,
+            called(v.reward),
             Cell(v.words, _STYLES.get(v.status, "")),
             number(v.now),
             signed(v.change),

@@ -11,7 +11,6 @@ from tunrex_jax_monitor.host.history import EXPORT, History
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, iter_records, read_manifest
 
-_SHOWN = 5
 _LONG = 30_000_000  # bytes; a second or more
 
 
@@ -32,15 +31,17 @@ def find(given: Path) -> Path:
             return newest
         if (path / EXPORT).is_file():
             return path / EXPORT
-        raise Problem(f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, one of run-* or a {EXPORT}.")
+        raise Problem(
+            f"RUN: got '{given}', {_seen(path)}, allowed: a run directory, a directory of them or a {EXPORT}."
+        )
 
 
 def newest_in(path: Path) -> Path | None:
-    """Return a run directory, or the newest of the run-* in a directory; None where there is no run yet."""
+    """Return a run directory, or the newest of those in a directory; None where there is no run yet."""
     if is_run(path):
         return path
-    runs = [child for child in _children(path) if child.name.startswith("run-") and is_run(child)]
-    return max(runs, key=_start, default=None)
+    children = sorted(path.iterdir()) if path.is_dir() else []
+    return max(filter(is_run, children), key=_start, default=None)
 
 
 def read(path: Path) -> History:
@@ -107,15 +108,5 @@ def _start(run: Path) -> float:
         return run.stat().st_mtime
 
 
-def _children(path: Path) -> list[Path]:
-    return sorted(path.iterdir()) if path.is_dir() else []
-
-
 def _seen(path: Path) -> str:
-    if not path.exists():
-        return "which does not exist"
-    runs = [child.name for child in _children(path) if is_run(child)]
-    if not runs:
-        return f"which has neither {RECORDS} nor {MANIFEST}"
-    more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
-    return f"which holds the runs {', '.join(runs[:_SHOWN])}{more} (name one of them)"
+    return f"which has neither {RECORDS} nor {MANIFEST}" if path.exists() else "which does not exist"

@@ -70,11 +70,18 @@ MESSAGES: Mapping[Alert, Message] = {
 
 def describe(kind: Alert, reward: str, numbers: Mapping[str, float | None] | None) -> str:
     """Return the alert line. It starts with `TYPE: reward`, which the original document's readers split on."""
-    line = f"{kind.name}: {reward} - {MESSAGES[kind].text}"
     if numbers is None:
-        return line
+        return f"{kind.name}: {reward} - {MESSAGES[kind].text}"
+    line = f"{kind.name}: {reward} - {_seen(kind, numbers)}"
     shown = {name: "n/a" if value is None else f"{value:.4g}" for name, value in numbers.items()}
     return f"{line} ({MESSAGES[kind].numbers.format(**shown)})"
+
+
+def _seen(kind: Alert, numbers: Mapping[str, float | None]) -> str:
+    """Return the text; of FLATLINE only what its first step can be: one that varies is no constant."""
+    if kind is not Alert.FLATLINE or numbers["min"] is None:
+        return MESSAGES[kind].text
+    return "one constant value" if numbers["min"] == numbers["max"] != 0 else "almost only zeros"
 
 
 def threshold(kind: Alert, config: Config) -> float | None:

@@ -66,7 +66,7 @@ class RewardMetricsLogger:
             }
             sink, error = attempt(lambda: WandbSink(**given))
             if isinstance(error, ImportError):
-                _logger.warning("W&B is not installed, so nothing goes there: pip install wandb, or use_wandb=False.")
+                _logger.warning("W&B: %s, or use_wandb=False.", error)
             elif error is not None:
                 raise error
             self._sink = sink

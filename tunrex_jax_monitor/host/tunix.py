@@ -14,6 +14,7 @@ from tunrex_jax_monitor.grpo import GRPOMonitoringIntegration
 from tunrex_jax_monitor.host.collector import mode_of
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import name_of
+from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.pool import Round
 
 _LAST_CHANCE = 60.0  # seconds
@@ -65,8 +66,9 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration, base: str = "
     Raises:
       ImportError: tunix is not installed.
     """
-    from tunix.rl import function_registry, reward_manager
-
+    function_registry, reward_manager = (
+        load(f"tunix.rl.{module}", "tunix") for module in ("function_registry", "reward_manager")
+    )
     if base == "sequence-level":
         kind = reward_manager.SequenceRewardManager
     else:

@@ -67,7 +67,7 @@ def test_a_row_of_three_panels_per_reward_the_worst_first(run, figure, rows):
     assert list(rows)[:4] == ["style", "safety", "answer", "length"]
     shown = texts(figure)
     assert [text for text in shown if text in runs.NAMES] == list(rows)
-    assert {"flat since step 2000", "healthy", "DROP at steps 1550-1650, over"} <= set(shown)
+    assert {"flat since step 2000", "no alert", "DROP at steps 1550-1650, over"} <= set(shown)
 
 
 def test_the_averages_are_the_series_short_solid_and_long_dashed(run, rows):
@@ -169,7 +169,7 @@ def test_many_rewards_are_pages_of_eight_and_the_first_tells_of_the_rest():
     layout = Layout.of_run(History.of(runs.records(300, 32)), "Rewards")
     pages = [draw(layout, page) for page in range(layout.pages)]
     assert [len(page.axes) for page in pages] == [3 * ROWS] * 4
-    assert "+24 more on the next 3 pages: all healthy" in texts(pages[0])
+    assert "+24 more on the next 3 pages: no alert" in texts(pages[0])
     assert "Rewards (page 4 of 4)" in texts(pages[3])
     shown = [text for page in pages for text in texts(page) if text in layout.order]
     assert shown == layout.order

@@ -26,14 +26,14 @@ def of(run):
     return judged(run)
 
 
-def history(mean, kind=None, span=(0, 0), scalars=(), also=()):
+def history(mean, kind=None, span=(0, 0), scalars=(), also=(), short=None):
     """A run of one reward with these step means, whose averages follow at once and after ten steps."""
     steps, bits = np.arange(len(mean)), np.zeros(len(mean), int)
     for k, (first, last) in [(kind, span), *also] if kind else ():
         bits[first : last + 1] |= 1 << TYPES.index(k)
     mean = np.asarray(mean, float)
     late = np.concatenate([np.full(min(10, len(mean)), mean[0]), mean[:-10]])
-    columns = {"mean": mean, "ema_short": mean, "ema_long": late}
+    columns = {"mean": mean, "ema_short": mean if short is None else short, "ema_long": late}
     series = {f"a/{key}": [None if np.isnan(v) else float(v) for v in values] for key, values in columns.items()}
     series |= {"step": steps.tolist(), "a/alerts": bits.tolist()}
     return History.of([Record(len(mean) - 1, len(mean), 0.0, dict(scalars), {}, series, names=("a",))])
@@ -59,16 +59,16 @@ def test_counts_and_shares_are_those_of_the_last_record(run, of):
     assert of["answer"].alerts == 1
 
 
-def test_planted_faults_are_named_and_the_rest_is_healthy(of):
+def test_planted_faults_are_named_and_the_rest_has_no_alert(of):
     assert {name: (v.status, v.words) for name, v in of.items()} == {
-        "format": ("ok", "healthy"),
+        "format": ("ok", "no alert"),
         "answer": ("watch", "DROP at steps 620-660, over"),
         "length": ("watch", "OUTLIER at step 500, over"),
         "style": ("bad", "flat since step 800"),
         "safety": ("watch", "NONFINITE at steps 300-302, over"),
-        "tool_use": ("ok", "healthy"),
-        "language": ("ok", "healthy"),
-        "brevity": ("ok", "healthy"),
+        "tool_use": ("ok", "no alert"),
+        "language": ("ok", "no alert"),
+        "brevity": ("ok", "no alert"),
     }
 
 
@@ -140,7 +140,7 @@ def test_many_episodes_of_a_type_are_counted():
 
 def test_one_step_is_enough():
     v = judged(history([0.5]))["a"]
-    assert (v.now, v.change, v.best, v.best_step, v.words) == (0.5, 0.0, 0.5, 0, "healthy")
+    assert (v.now, v.change, v.best, v.best_step, v.words) == (0.5, 0.0, 0.5, 0, "no alert")
 
 
 def test_nothing_but_missing_values_is_no_number():
@@ -153,3 +153,20 @@ def test_no_data_yet_is_said():
     run = History()
     run.begin_run({"config": {"reward_names": ["a"]}})
     assert (judged(run)["a"].status, judged(run)["a"].words) == ("empty", "no data yet")
+
+
+def test_a_slow_fall_that_no_rule_saw_is_told_where_noise_cannot_be_it():
+    noise = np.random.default_rng(0).normal(0, 0.02, 1000)
+    v = judged(history(np.linspace(0.6, 0.35, 1000) + noise))["a"]
+    assert (v.status, v.words) == ("watch", f"no alert; down from {v.best:.3g} to {v.now:.3g}")
+    noise = smoothed(np.random.default_rng(0).normal(0, 0.2, 10_000))
+    assert words(0.6 + noise[0], short=0.6 + noise[1]) == "no alert"
+    assert words([0.6] * 50 + [0.59] * 50) == "no alert"
+
+
+def smoothed(values, alpha=0.1):
+    """Step means, and their short averages."""
+    short = [values[0]]
+    for value in values[1:]:
+        short.append(short[-1] + alpha * (value - short[-1]))
+    return values, np.array(short)

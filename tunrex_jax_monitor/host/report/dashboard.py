@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import panels
-from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, by_severity, episodes, severity
+from tunrex_jax_monitor.host.report.episodes import TOTAL, TOTAL_NAME, Episode, by_severity, episodes, severity
 from tunrex_jax_monitor.host.report.style import (
     BLUE,
     DASHED,
@@ -187,7 +187,7 @@ def _subtitle(layout: Layout) -> str:
         parts.append(f"now: the short average; change: against the mean of {start}")
     total = total_verdict(run, layout.found)
     if total.alerts:
-        parts.append(f"weighted total: {total.words}")
+        parts.append(f"{TOTAL_NAME}: {total.words}")
     return "  |  ".join(parts)
 
 
@@ -197,7 +197,7 @@ def _foot(figure: Figure, layout: Layout, page: int, height: float) -> None:
     if rest:
         worse = sum(layout.of[name].status in ("bad", "watch") for name in rest)
         words = f"+{len(rest)} more on the next {plural(layout.pages - page - 1, 'page')}: "
-        words += f"{worse} to look at" if worse else "all healthy"
+        words += f"{worse} to look at" if worse else "no alert"
         figure.text(left, y, words, fontsize=NORMAL, fontweight="bold", color=STATUS["bad" if worse else "ok"])
     stride = layout.run.series.stride
     if stride > 1:

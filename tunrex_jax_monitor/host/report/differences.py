@@ -25,6 +25,8 @@ METRICS = {
     "zero_std": "share of groups without variance, mean of the steps",
     "alerts": "alerts that began",
 }
+OF_RUN = {"steps": "last step of the run"}  # what a run has once, beside the figures of its rewards
+RUN = "run"  # their reward
 SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
 _ROUNDING = 1e-9  # of a limit: a change from 0.7 to 0.8 is one of ten points
 _LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
@@ -67,7 +69,7 @@ class Limit:
     """How far a figure may go.
 
     Attributes:
-      metric: a key of METRICS.
+      metric: a key of METRICS or OF_RUN.
       change: the greatest allowed change; below 0 limits a fall, above 0 a rise.
       unit: "%" of the base, "pp" for percentage points, "" for the figure's own unit.
       both: the change is limited in both directions.
@@ -80,15 +82,15 @@ class Limit:
 
     @classmethod
     def parse(cls, text: str) -> "Limit":
-        """Read `mean:-5%` (a fall by more than 5 %), `zero_std:+10pp`, `alerts:+0`, `std:20%` (either way).
+        """Read `mean:-5%` (a fall by more than 5 %), `zero_std:+10pp`, `steps:-0` (any fall), `std:20%` (either way).
 
         Raises:
           ValueError: it reads otherwise, or names no metric.
         """
         found = _LIMIT.fullmatch(text.strip())
-        if found is None or found["metric"] not in METRICS:
+        if found is None or found["metric"] not in (*METRICS, *OF_RUN):
             raise ValueError(
-                f"limit: got {text!r}, allowed METRIC:[+|-]NUMBER[%|pp] with a metric of {tuple(METRICS)}. "
+                f"limit: got {text!r}, allowed METRIC:[+|-]NUMBER[%|pp] with a metric of {(*METRICS, *OF_RUN)}. "
                 "Write for example mean:-5%, zero_std:+10pp or alerts:+0."
             )
         if found["unit"] == "pp" and found["metric"] not in SHARES:
@@ -138,6 +140,13 @@ def compare(runs: Mapping[str, History]) -> list[Difference]:
         for metric in METRICS
         if (reward, metric) in figures[base] or (reward, metric) in figures[run]
     ]
+
+
+def lengths(runs: Mapping[str, History]) -> list[Difference]:
+    """Return how far each run but the first went, against the first: figures are only of the steps that all have."""
+    base, *others = runs
+    last = {name: float(max(steps)) if (steps := run.series.get("step")) else None for name, run in runs.items()}
+    return [Difference(other, RUN, "steps", last[base], last[other]) for other in others]
 
 
 def shared_steps(runs: Mapping[str, History]) -> tuple[int, int] | None:

@@ -10,7 +10,8 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent
 from tunrex_jax_monitor.host.schema import is_number
 
-TOTAL = "reward"  # the weighted total, which has alerts of its own
+TOTAL = "reward"  # the key of the weighted total, which has alerts of its own
+TOTAL_NAME = "weighted total"  # for people
 _COLLAPSED = 0.8  # the limit of GROUP_COLLAPSE where the configuration is not known
 TYPES = ("OUTLIER", "DROP", "SPIKE", "FLATLINE", "NEGATIVE", "NONFINITE", "SATURATION", "GROUP_COLLAPSE")  # by bit
 SEVERITY = ("NONFINITE", "DROP", "FLATLINE", "GROUP_COLLAPSE", "SATURATION", "NEGATIVE", "SPIKE", "OUTLIER")
@@ -65,6 +66,11 @@ def episodes(run: History) -> list[Episode]:
     if ordered is run:
         return found
     return [replace(e, first=int(steps[e.first]), last=int(steps[e.last])) for e in found]  # from rows to steps
+
+
+def called(reward: str) -> str:
+    """Return what a reward is called where people read: its name, but for the weighted total."""
+    return TOTAL_NAME if reward == TOTAL else reward
 
 
 def collapse_limit(run: History) -> float:

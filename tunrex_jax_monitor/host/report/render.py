@@ -70,7 +70,9 @@ def _write(files: dict[str, Callable[[Path], object]], output_dir: Path) -> list
 
 def _drawn(visualizer: RewardVisualizer | None) -> RewardVisualizer:
     if visualizer is None:
-        raise ImportError("matplotlib is not installed, so there are no pictures: pip install matplotlib")
+        raise ImportError(
+            "matplotlib is not installed, so there are no pictures: pip install 'tunrex-jax-monitor[plots]'"
+        )
     return visualizer
 
 

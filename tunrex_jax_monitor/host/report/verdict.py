@@ -12,13 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.report.decimate import FURTHEST
 from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, collapse_limit, severity, zero_variance_key
 from tunrex_jax_monitor.host.report.text import number, share
+from tunrex_jax_monitor.host.schema import is_number
 
 SETTLED = 20  # steps after which the short average no longer hangs on its first values
 _RECOVERED = 0.5  # of what was lost or won; with less of it back, a fall is not over
 _LOOK_BACK = 100  # steps, about what the long average remembers
 _MILD = ("SPIKE", "OUTLIER")  # to be looked at, and often good news
+_CLEAR = 8.0  # standard errors of the short average: its best of ten thousand steps is four above what is normal
+_NOTABLE = 0.05  # of the best; a smaller fall is not told, however clear
+_ALPHA = 0.1  # of the short average where the configuration is not known
 _VERBS = {"DROP": "dropped", "SPIKE": "jumped"}
 
 
@@ -38,7 +43,7 @@ class Verdict:
       alerts: how many episodes there were.
       nonfinite: NaN and infinite samples, over the run.
       status: "bad" (something is wrong now), "watch" (something was, or may be), "ok", or "empty".
-      words: the verdict, such as "healthy" or "dropped at step 812, -63 %".
+      words: the verdict, such as "no alert" or "dropped at step 812, -63 %".
     """
 
     reward: str
@@ -72,7 +77,7 @@ def _verdict(run: History, name: str, own: Sequence[Episode]) -> Verdict:
     now = float(short[known[-1]]) if known.size else None
     best, best_step = _best(steps, short)
     start, start_steps = _start(steps, mean)
-    status, words = _judge(run, name, own, now)
+    status, words = _judge(run, name, own, now, best)
     return Verdict(
         reward=name,
         now=now,
@@ -106,7 +111,7 @@ def _start(steps: np.ndarray, mean: np.ndarray) -> tuple[float | None, tuple[int
     return (None if np.isnan(tenth).all() else float(np.nanmean(tenth))), span
 
 
-def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -> tuple[str, str]:
+def _judge(run: History, name: str, own: Sequence[Episode], now: float | None, best: float | None) -> tuple[str, str]:
     """Return status and words of the worst that can be said."""
     standing = [e for e in own if not _is_recovery(run, e, own, now)]
     wrong = [(severity(e.type), e.type, words) for e in standing if (words := _still(run, e, now))]
@@ -119,8 +124,21 @@ def _judge(run: History, name: str, own: Sequence[Episode], now: float | None) -
     collapsed = scalars.get(f"{name}/frac_zero_std", 0.0)
     if collapsed > collapse_limit(run):
         return "watch", f"no variance in {share(collapsed)} of the groups"
-    past = list(_past(own))
-    return ("watch", "; ".join(past)) if past else ("ok", "healthy")
+    if past := list(_past(own)):
+        return "watch", "; ".join(past)
+    if best is not None and best - now > max(_CLEAR * _error(run, name), _NOTABLE * abs(best)):
+        return "watch", f"no alert; down from {number(best)} to {number(now)}"
+    return "ok", "no alert"
+
+
+def _error(run: History, name: str) -> float:
+    """Return the standard error of the short average: from one step mean to the next, noise is all that changes."""
+    changes = np.abs(np.diff(np.clip(run.array(f"{name}/mean"), -FURTHEST, FURTHEST)))
+    changes = changes[np.isfinite(changes)]
+    alpha = run.config.get("ema_alpha_short", _ALPHA)
+    alpha = float(alpha) if is_number(alpha) and 0 < alpha <= 1 else _ALPHA
+    noise = math.sqrt(math.pi) / 2 * float(changes.mean()) if changes.size else 0.0  # std of a step mean, if normal
+    return noise * math.sqrt(alpha / (2 - alpha))
 
 
 def _still(run: History, e: Episode, now: float | None) -> str | None:

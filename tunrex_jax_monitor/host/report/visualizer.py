@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import Histogram
 from tunrex_jax_monitor.host.stats import RewardStats
 
@@ -30,10 +31,9 @@ class RewardVisualizer:
     """
 
     def __init__(self, style: str | None = None) -> None:
-        import matplotlib.style
-
-        if style is not None and style not in matplotlib.style.library:
-            known = sorted(matplotlib.style.library)
+        library = load("matplotlib.style", "plots").library
+        if style is not None and style not in library:
+            known = sorted(library)
             raise ValueError(f"style: got {style!r}, allowed: one of {known}. Leave it out for our own.")
         self._style: str | dict[str, Any] = style or {}
 

@@ -2,6 +2,7 @@
 
 import os
 
+from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import Histogram, Record
 
 
@@ -16,9 +17,8 @@ class TensorBoardSink:
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(os.fspath(log_dir), flush_secs=5)  # its own thread writes
+        tensorboard = load("tensorboardX", "tensorboard")
+        self._writer = tensorboard.SummaryWriter(os.fspath(log_dir), flush_secs=5)  # its own thread writes
 
     def write(self, record: Record) -> None:
         """Take one record; it is in the file within five seconds, or at the end."""

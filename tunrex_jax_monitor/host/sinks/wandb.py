@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer, invalid
+from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 from tunrex_jax_monitor.host.sinks.wandb_rows import SharedRun
 
@@ -72,9 +73,7 @@ class WandbSink:
             raise invalid("init", sorted(init), "arguments of wandb.init with own_run=True", "Add own_run=True.")
         if not isinstance(prefix, str):
             raise invalid("prefix", prefix, "a text such as 'monitor/'", "Leave it out for none.")
-        import wandb  # 0.9 s, so only where it is used
-
-        self._wandb = wandb
+        self._wandb = load("wandb", "wandb")  # 0.9 s, so only where it is used
         self._run, self._own, self._init = run, own_run, init
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
         self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1)

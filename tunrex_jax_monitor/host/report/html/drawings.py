@@ -26,7 +26,7 @@ class Course(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """A histogram: its path, the values at its left and right end, what it covers, and what it leaves out."""
+    """A histogram: its path, the least and the greatest value in it, what it covers, and what it leaves out."""
 
     path: str
     low: str
@@ -86,4 +86,10 @@ def _bars(histogram: Histogram, run: History, name: str, is_run: bool) -> Bars:
     outside = [f"{100 * s:.2g} % {where}" for s, where in ((below, "below"), (above, "above")) if s > 1e-4]
     title = f"{sum(histogram.counts):,} samples of the {'run' if is_run else 'last window'}"
     clipped = f"{' and '.join(outside)} not shown" if outside else ""
-    return Bars(f"{path}V{BARS_HEIGHT}Z", number(float(edges[0])), number(float(edges[-1])), title, clipped)
+    scalars, key = {} if run.last is None else run.last.scalars, f"{name}/run/" if is_run else f"{name}/"
+    low, high = (
+        float(edges[0]),
+        float(edges[-1]),
+    )  # half a bin beyond the values: bins have the common ones in the middle
+    low, high = max(low, scalars.get(f"{key}min", low)), min(high, scalars.get(f"{key}max", high))
+    return Bars(f"{path}V{BARS_HEIGHT}Z", number(low), number(high), title, clipped)

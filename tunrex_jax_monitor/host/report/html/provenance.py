@@ -49,7 +49,7 @@ def _run(run: History) -> Iterator[tuple[str, str]]:
 def _numbers(run: History) -> Iterator[tuple[str, str]]:
     window = run.config.get("window_size")
     yield "window", f"the last {window:,} samples of a reward" if isinstance(window, int) else "not known"
-    yield "percentiles", "of the window: exact, linear between order statistics; of the run: a sketch, within 1 %"
+    yield "percentiles", "of the window: exact, linear between order statistics; of the run: a sketch, within 2 %"
     yield "averages", "of step means, bias-corrected; a step without data changes nothing"
 
 

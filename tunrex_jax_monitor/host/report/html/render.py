@@ -11,6 +11,7 @@ import json
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
+from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.report.html import encode, tables
 from tunrex_jax_monitor.host.report.html.payload import SIGNS
 from tunrex_jax_monitor.host.report.text import display_name, number, share, signed
@@ -55,14 +56,9 @@ def render(template: str, data: dict[str, Any], **context: Any) -> str:
 
 @functools.cache
 def _environment() -> "Environment":
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError(
-            "The HTML report needs jinja2, which is not installed: pip install 'tunrex-jax-monitor[plots]'"
-        ) from error
+    jinja2 = load("jinja2", "plots")
     loader = jinja2.FunctionLoader(lambda name: _text(_ASSETS / name))
-    environment = jinja2.Environment(
+    environment: Environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters.update(

@@ -8,7 +8,7 @@ import numpy as np
 
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.decimate import aggregate, bucket_starts
-from tunrex_jax_monitor.host.report.episodes import TOTAL, Episode, severity
+from tunrex_jax_monitor.host.report.episodes import TOTAL, TOTAL_NAME, Episode, severity
 from tunrex_jax_monitor.host.report.html.payload import SIGNS
 from tunrex_jax_monitor.host.report.text import display_names, number, plural, share
 from tunrex_jax_monitor.host.report.verdict import Verdict
@@ -80,7 +80,7 @@ class Line(NamedTuple):
 def headline(verdicts: Sequence[Verdict]) -> list[Line]:
     """Return what a person should read first: each reward in trouble, then how many others there are."""
     bad = [Line("bad", v.words, v.reward) for v in verdicts if v.status == "bad"]
-    texts = {"watch": "to keep an eye on", "ok": "healthy", "empty": "without data"}
+    texts = {"watch": "to keep an eye on", "ok": "without an alert", "empty": "without data"}
     counts = {status: sum(v.status == status for v in verdicts) for status in texts}
     others = [Line(status, f"{plural(n, 'reward')} {texts[status]}") for status, n in counts.items() if n]
     return bad[:MOST_BAD] + others if bad or others else [Line("empty", "no data yet")]
@@ -158,7 +158,7 @@ def step_range(first: int, last: int) -> str:
 def labels(rewards: Iterable[str]) -> dict[str, str]:
     """Return what each reward is called on the page: short, unique, and without characters that act."""
     names = display_names(tuple(dict.fromkeys(rewards)), NAME_WIDTH)
-    return {name: "weighted total" if name == TOTAL else shown for name, shown in names.items()}
+    return {name: TOTAL_NAME if name == TOTAL else shown for name, shown in names.items()}
 
 
 def address(of: Episode | AlertGroup, index_of: Mapping[str, int]) -> str:
