@@ -196,7 +196,7 @@ def test_a_sink_that_comes_back_after_the_timeout_still_writes_everything(gated)
     put_steps(worker, range(3))
     assert not worker.close(timeout_seconds=0.0)
     gated.gate.set()
-    worker._thread.join()
+    worker._lane.join()
     assert worker.close()
     assert gated.steps == [0, 1, 2]
     assert gated.closes == 1

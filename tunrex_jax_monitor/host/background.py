@@ -1,12 +1,12 @@
-"""Background: a thread that does jobs one after the other, so that training need not."""
+"""Background: a lane of jobs, so that training need not do them."""
 
 import logging
-import queue
 import threading
 from collections.abc import Callable
 from functools import partial
 
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.lane import Lane
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 10_000
@@ -27,14 +27,12 @@ class Background:
         self._on_loss = on_loss
         self._told: set[str] = set()
         self.is_closed = False
-        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._lane: Lane[Callable[[], object]] = Lane(lambda job: job(), name)
 
     def put(self, job: Callable[[], object], *, holds_step: bool = False) -> None:
         """Take a job; where too many are waiting, one that holds a step is lost."""
-        if not self.is_closed and not (holds_step and self._queue.qsize() >= _BACKLOG):
-            self._queue.put(partial(self._do, job, holds_step))
+        if not self.is_closed and not (holds_step and self._lane.waiting >= _BACKLOG):
+            self._lane.put(partial(self._do, job, holds_step))
         elif holds_step:
             self._on_loss()
             self._tell("dropped", "Rewards come faster than they can be folded in, or after the end; some are dropped.")
@@ -48,13 +46,8 @@ class Background:
     def close(self, timeout_seconds: float) -> bool:
         """End after what has been put; False when that took too long."""
         self.is_closed = True
-        self._queue.put(None)
-        self._thread.join(timeout_seconds)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        for job in iter(self._queue.get, None):
-            job()
+        self._lane.end()
+        return self._lane.join(timeout_seconds)
 
     def _do(self, job: Callable[[], object], holds_step: bool) -> None:
         _, error = attempt(job)

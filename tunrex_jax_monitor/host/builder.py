@@ -6,7 +6,6 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 
 import logging
 import math
-import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import reading, transfer
 from tunrex_jax_monitor.host.events import AlertHistory, count_back, without_abandoned
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.lane import Lane
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.worker import SinkWorker
 
@@ -80,10 +80,7 @@ class Builder:
         self._dropped = 0
         self._drop_lock = threading.Lock()
         self._told: set[str] = set()
-        # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
-        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="tunrex-builder", daemon=True)
-        self._thread.start()
+        self._lane: Lane[Callable[[], object]] = Lane(self._attempt, "tunrex-builder")
 
     @property
     def dropped(self) -> int:
@@ -100,22 +97,22 @@ class Builder:
 
     def put_rows(self, rows: np.ndarray, time: float) -> None:
         """Take packed rows [n, words], however many."""
-        self._queue.put(partial(self._sort_rows, rows, time))
+        self._lane.put(partial(self._sort_rows, rows, time))
 
     def run(self, job: Callable[[], object]) -> threading.Event:
         """Run a job on the thread; return the event that is set when it is done, or has failed."""
         done = threading.Event()
-        self._queue.put(partial(_run_and_set, job, done))
+        self._lane.put(partial(_run_and_set, job, done))
         return done
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until everything put so far has gone to the workers; False when it took too long, or after `close`."""
-        return self._thread.is_alive() and self.run(self._release).wait(timeout_seconds)
+        return self._lane.is_alive() and self.run(self._release).wait(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """End the thread after what has been put."""
-        self._queue.put(None)
-        self._thread.join(timeout_seconds)
+        self._lane.end()
+        self._lane.join(timeout_seconds)
 
     def lose(self, error: Exception | None = None) -> None:
         """Count a lost emission; its error is logged the first time that its type occurs."""
@@ -127,14 +124,10 @@ class Builder:
             _logger.error(message, exc_info=error)
 
     def _offer(self, job: Callable[[], object]) -> None:
-        if self._queue.qsize() < _BACKLOG and self._thread.is_alive():
-            self._queue.put(job)
+        if self._lane.waiting < _BACKLOG and self._lane.is_alive():
+            self._lane.put(job)
         else:
             self.lose()
-
-    def _run(self) -> None:
-        for job in iter(self._queue.get, None):
-            self._attempt(job)
 
     def _attempt(self, job: Callable[[], object]) -> None:
         _, error = attempt(job)

@@ -86,7 +86,7 @@ class Preemption:
         return due
 
     def _is_deadly(self) -> bool:
-        return self._previous == signal.SIG_DFL
+        return bool(self._previous == signal.SIG_DFL)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         """Run on the main thread, between any two of its instructions."""

@@ -11,7 +11,6 @@ import atexit
 import dataclasses
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -27,6 +26,7 @@ from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import processes, transfer, workers
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
+from tunrex_jax_monitor.host.lane import Lane
 from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink
@@ -79,7 +79,7 @@ class Reporter:
         self._reads = processes.is_writer()
         self._workers = workers.start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers, extra_scalars)
-        self._compiling: threading.Thread | None = None
+        self._compiling: Lane[Callable[[], object]] | None = None
         self._steps: list[Any] = []  # the owner's, since the last emission
         self._seconds = 0.0
         self._last_step: Any = None
@@ -125,8 +125,9 @@ class Reporter:
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
             job = transfer.prepare_emit(self._acc, state)
-            self._compiling = threading.Thread(target=job, name="tunrex-compiler", daemon=True)
-            self._compiling.start()
+            self._compiling = Lane(lambda job: job(), "tunrex-compiler")
+            self._compiling.put(job)
+            self._compiling.end()
         if wait:
             self._compiling.join()
 

@@ -7,11 +7,11 @@ What a sink did not get is counted in `dropped`.
 
 import logging
 import os
-import queue
 import threading
 from collections.abc import Callable
 
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.lane import Lane
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
 
@@ -48,15 +48,12 @@ class SinkWorker:
         self._label = label or type(sink).__name__
         self._capacity = None if is_durable(sink) else capacity
         self._on_failure = on_failure
-        # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
-        self._queue: queue.SimpleQueue[Record | threading.Event | None] = queue.SimpleQueue()
         self._dropped = 0
         self._drop_lock = threading.Lock()
         self._closed = False
         self._told = False
         self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._run, name=f"tunrex-{self._label}", daemon=True)
-        self._thread.start()
+        self._lane: Lane[Record | threading.Event] = Lane(self._take, f"tunrex-{self._label}", self._close_sink)
 
     @property
     def dropped(self) -> int:
@@ -68,21 +65,21 @@ class SinkWorker:
         if self._refuses():
             self._drop()
         else:
-            self._queue.put(record)
+            self._lane.put(record)
 
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Wait until the sink has written what is queued; False when it has not in `timeout_seconds`."""
         _require_timeout(timeout_seconds)
-        if self._closed or not self._thread.is_alive():
+        if self._closed or not self._lane.is_alive():
             return False
         reached = threading.Event()
-        self._queue.put(reached)
+        self._lane.put(reached)
         return reached.wait(timeout_seconds)
 
     def finish(self) -> None:
         """Let the sink write what is queued and close it, without waiting; `close` then waits."""
         if not self._closed:
-            self._queue.put(None)
+            self._lane.end()
             self._closed = True
 
     def close(self, timeout_seconds: float = 30.0) -> bool:
@@ -96,23 +93,23 @@ class SinkWorker:
         if os.getpid() != self._pid:  # a forked child has the queue but not the thread; the parent's will finish
             return False
         self.finish()
-        self._thread.join(0 if self._told else timeout_seconds)
-        ended = not self._thread.is_alive()
+        ended = self._lane.join(0.0 if self._told else timeout_seconds)
         if ended:
             self._drop_leftovers()
         self._tell(ended, timeout_seconds)
         return ended
 
     def _refuses(self) -> bool:
-        off = self._closed or self.error is not None or not self._thread.is_alive()
-        return off or (self._capacity is not None and self._queue.qsize() >= self._capacity)
+        off = self._closed or self.error is not None or not self._lane.is_alive()
+        return off or (self._capacity is not None and self._lane.waiting >= self._capacity)
 
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-            else:
-                self._deliver(item)
+    def _take(self, item: Record | threading.Event) -> None:
+        if isinstance(item, threading.Event):
+            item.set()
+        else:
+            self._deliver(item)
+
+    def _close_sink(self) -> None:
         if self.error is None and (error := _attempt(self._sink.close)) is not None:
             self._report(error)
 
@@ -137,8 +134,8 @@ class SinkWorker:
 
     def _drop_leftovers(self) -> None:
         """Count what came in behind the end mark, or after the thread was ended from outside."""
-        while not self._queue.empty():
-            if isinstance(self._queue.get(), Record):
+        for item in self._lane.leftovers():
+            if isinstance(item, Record):
                 self._drop()
 
     def _tell(self, ended: bool, timeout_seconds: float) -> None:
@@ -146,7 +143,7 @@ class SinkWorker:
             return
         if not ended:
             self._told = True
-            waiting = self._queue.qsize()  # the end mark in it stands for the record in the sink's hands
+            waiting = self._lane.waiting  # the end mark in it stands for the record in the sink's hands
             message = "%s is still busy after %g s with %d records to go; not waiting for it any longer"
             _logger.warning(message, self._label, timeout_seconds, waiting)
         elif self._dropped:

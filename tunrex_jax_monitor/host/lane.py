@@ -1,0 +1,84 @@
+"""Lane: a queue, and the daemon thread that works through it in order, so that whoever puts something in need not wait.
+
+A process that is ending takes no new threads (Python 3.12 and later). A lane that begins there, behind a first step
+that was still being compiled when the program ended, does its work in `put`.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Lane(Generic[T]):
+    """Hands items to a function, one after the other.
+
+    Args:
+      work: called with each item; it may not raise.
+      name: of the thread.
+      at_end: called behind the last item, on the same thread.
+    """
+
+    def __init__(self, work: Callable[[T], object], name: str, at_end: Callable[[], object] = lambda: None) -> None:
+        self._work, self._at_end = work, at_end
+        # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
+        self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._is_direct = not start(self._thread)
+        self._has_ended = False
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait; an end counts as one."""
+        return self._queue.qsize()
+
+    def put(self, item: T) -> None:
+        """Take an item, and return at once."""
+        self._queue.put(item)
+        self._do_now()
+
+    def end(self) -> None:
+        """End behind what has been put."""
+        self._queue.put(None)
+        self._do_now()
+
+    def is_alive(self) -> bool:
+        """Tell whether items are still being worked through."""
+        return not self._has_ended if self._is_direct else self._thread.is_alive()
+
+    def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end; False when it took too long."""
+        if not self._is_direct:
+            self._thread.join(timeout_seconds)
+        return not self.is_alive()
+
+    def leftovers(self) -> Iterator[T | None]:
+        """Take out what came in behind the end."""
+        while not self._queue.empty():
+            yield self._queue.get()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            self._work(item)
+        self._at_end()
+
+    def _do_now(self) -> None:
+        while self._is_direct and not self._has_ended and not self._queue.empty():
+            if (item := self._queue.get()) is not None:
+                self._work(item)
+            else:
+                self._has_ended = True
+                self._at_end()
+
+
+def start(thread: threading.Thread) -> bool:
+    """Start a thread; False where the process is ending and takes none. Raises where it has too many of them."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        if "interpreter shutdown" in str(error):
+            return False
+        raise
+    return True
