@@ -17,14 +17,14 @@ from tunrex_jax_monitor.host.names import name_of
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.pool import Round
 
-_LAST_CHANCE = 60.0  # seconds
+_LAST_CHANCE = 120.0
 
 
 def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> Any:
     """Let a monitor follow a Tunix run: nothing else needs to be called but `monitoring.finalize()` at the end.
 
     A logger that is attached already is called first, as before. Nothing that the monitor does raises into training or
-    waits for the device; before Tunix closes its W&B run, it waits for the monitor, for at most a minute.
+    waits for the device; before Tunix closes its W&B run, it waits for the monitor, for at most two minutes.
 
     Args:
       rl_cluster: the `RLCluster`, or the learner, which also tells the completions per prompt.
