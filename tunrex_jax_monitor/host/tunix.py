@@ -17,7 +17,7 @@ from tunrex_jax_monitor.host.names import name_of
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.pool import Round
 
-_LAST_CHANCE = 120.0
+_LAST_CHANCE = 120.0  # seconds
 
 
 def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> Any:
