@@ -46,7 +46,6 @@ def demo(steps: int, rewards: int, inject: str, output: Path, as_json: bool, for
 
     Exit status 1 where a planted fault was not seen.
     """
-    drawing.require_pages()
     names = synthetic.reward_names(rewards)
     planted = synthetic.plant(_parse(inject, steps), names, steps)
     page = output / "report.html"

@@ -12,7 +12,6 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.page import comparison_page, page
 
 DASHBOARD = "dashboard.png"
-_INSTALL = "pip install 'tunrex-jax-monitor[plots]'"
 
 
 def has_pictures() -> bool:
@@ -23,13 +22,9 @@ def has_pictures() -> bool:
 def require_pictures() -> None:
     """Refuse to draw PNG files where matplotlib is not installed."""
     if not has_pictures():
-        raise Problem(f"--png: got no matplotlib, allowed: where it is installed. {_INSTALL}")
-
-
-def require_pages() -> None:
-    """Refuse to make pages where jinja2 is not installed."""
-    if importlib.util.find_spec("jinja2") is None:
-        raise Problem(f"output: got no jinja2, which pages are made with, allowed: where it is installed. {_INSTALL}")
+        raise Problem(
+            "--png: got no matplotlib, allowed: where it is installed. pip install 'tunrex-jax-monitor[plots]'"
+        )
 
 
 def write_page(history: History, target: Path) -> None:

@@ -51,7 +51,6 @@ def report(
     pictures = None if png is None else _directory(png, path if is_streamed else page)
     for target in [*([] if is_streamed else [page]), *([pictures / drawing.DASHBOARD] if pictures else [])]:
         require_new(target, force)
-    drawing.require_pages()
     if pictures is not None:
         drawing.require_pictures()
     history = read(path)

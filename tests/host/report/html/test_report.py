@@ -5,7 +5,6 @@ import hashlib
 import html
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
@@ -158,16 +157,6 @@ def test_provenance_says_what_was_run_and_what_is_left_out(tmp_path):
     for said in ("jax ", "1 x cpu (cpu)", "window_size", "7,000 steps as", "within 2 %", "dropped records"):
         assert said in text
     assert "all 60 steps one by one" in page(run(60))
-
-
-def test_without_jinja_the_error_says_what_to_install(monkeypatch):
-    from tunrex_jax_monitor.host.report.html import render
-
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    render._environment.cache_clear()
-    with pytest.raises(ImportError, match=r"pip install 'tunrex-jax-monitor\[plots\]'"):
-        page(History())
-    render._environment.cache_clear()
 
 
 def test_alerts_are_grouped_and_link_to_their_steps():

@@ -11,7 +11,6 @@ import json
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
-from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.report.html import encode, tables
 from tunrex_jax_monitor.host.report.html.payload import SIGNS
 from tunrex_jax_monitor.host.report.text import display_name, number, share, signed
@@ -32,31 +31,32 @@ def render(template: str, data: dict[str, Any], **context: Any) -> str:
       template: a file of `assets`.
       data: what the script gets.
       **context: what the template gets; texts are escaped.
-
-    Raises:
-      ImportError: jinja2 is not installed.
     """
-    template_of = _environment().get_template
-    from markupsafe import Markup  # comes with jinja2
+    from markupsafe import Markup  # comes with jinja2, and is loaded with it
 
     library, script = _text(_UPLOT / "uPlot.iife.min.js"), _script()
     style = _text(_UPLOT / "uPlot.min.css") + _text(_ASSETS / "style.css")
-    return template_of(template).render(
-        version=metadata.version("tunrex-jax-monitor"),
-        policy=_policy(style, library, script),
-        style=Markup(style),
-        data=Markup(encode.script_json(data)),
-        library=Markup(library),
-        script=Markup(script),
-        library_license=_text(_UPLOT / "LICENSE"),
-        library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
-        **context,
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            version=metadata.version("tunrex-jax-monitor"),
+            policy=_policy(style, library, script),
+            style=Markup(style),
+            data=Markup(encode.script_json(data)),
+            library=Markup(library),
+            script=Markup(script),
+            library_license=_text(_UPLOT / "LICENSE"),
+            library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
+            **context,
+        )
     )
 
 
 @functools.cache
 def _environment() -> "Environment":
-    jinja2 = load("jinja2", "plots")
+    import jinja2  # only where a page is made: the package loads fast
+
     loader = jinja2.FunctionLoader(lambda name: _text(_ASSETS / name))
     environment: Environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
