@@ -48,7 +48,9 @@ print([message.split(" and ")[0] for message in told][0], len(told), told[-1].st
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="finds the service's process in /proc")
 def test_the_death_of_the_service_costs_its_rows_and_nothing_else(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
+    # Without the service of another test in this process: it would be shared, and is not the child's to kill.
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    environment = own | {"PYTHONPATH": str(ROOT), "WANDB_SILENT": "true"}
     command = [sys.executable, "-c", KILLS, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     steps, *lines = done.stdout.splitlines()
