@@ -196,7 +196,12 @@ class GRPOMonitoringIntegration:
             self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
 
     def finalize(self, timeout_seconds: float = 60.0) -> None:
-        """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises."""
+        """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises.
+
+        Args:
+          timeout_seconds: how long to wait for the sinks, and then for pictures. Steps before the end may take 90 s
+            longer, since all of a short run may wait for its first step to be compiled.
+        """
         if self.intake.is_forked:
             return
         with self._lock:

@@ -87,9 +87,6 @@ def _bars(histogram: Histogram, run: History, name: str, is_run: bool) -> Bars:
     title = f"{sum(histogram.counts):,} samples of the {'run' if is_run else 'last window'}"
     clipped = f"{' and '.join(outside)} not shown" if outside else ""
     scalars, key = {} if run.last is None else run.last.scalars, f"{name}/run/" if is_run else f"{name}/"
-    low, high = (
-        float(edges[0]),
-        float(edges[-1]),
-    )  # half a bin beyond the values: bins have the common ones in the middle
+    low, high = float(edges[0]), float(edges[-1])  # may lie half a bin beyond: bins have common values in the middle
     low, high = max(low, scalars.get(f"{key}min", low)), min(high, scalars.get(f"{key}max", high))
     return Bars(f"{path}V{BARS_HEIGHT}Z", number(low), number(high), title, clipped)

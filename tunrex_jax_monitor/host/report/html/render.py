@@ -36,20 +36,17 @@ def render(template: str, data: dict[str, Any], **context: Any) -> str:
 
     library, script = _text(_UPLOT / "uPlot.iife.min.js"), _script()
     style = _text(_UPLOT / "uPlot.min.css") + _text(_ASSETS / "style.css")
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            version=metadata.version("tunrex-jax-monitor"),
-            policy=_policy(style, library, script),
-            style=Markup(style),
-            data=Markup(encode.script_json(data)),
-            library=Markup(library),
-            script=Markup(script),
-            library_license=_text(_UPLOT / "LICENSE"),
-            library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
-            **context,
-        )
+    page = _environment().get_template(template)
+    return page.render(
+        version=metadata.version("tunrex-jax-monitor"),
+        policy=_policy(style, library, script),
+        style=Markup(style),
+        data=Markup(encode.script_json(data)),
+        library=Markup(library),
+        script=Markup(script),
+        library_license=_text(_UPLOT / "LICENSE"),
+        library_version=json.loads(_text(_UPLOT / "manifest.json"))["version"],
+        **context,
     )
 
 
