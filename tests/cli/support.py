@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def call(*arguments: object, code: int = 0) -> Result:
     """Call a command in this process, and check how it ends."""
     result = CliRunner().invoke(commands, [str(argument) for argument in arguments], catch_exceptions=False)
-    assert result.exit_code == code, result.stderr
+    assert result.exit_code == code, result.output
     return result
 
 

@@ -78,7 +78,8 @@ def test_only_the_first_process_of_a_facade_writes_logs_and_draws(two_by_four):
     assert (two_by_four / "facade/of-0/monitoring_data.json").is_file()
     assert not (two_by_four / "facade/of-1").exists()
     assert "Reward Monitoring System Initialized" in first
-    told = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+    gloo = ("[Gloo]", "peer ranks")  # its threads may tear a line of theirs apart
+    told = [line for line in second.splitlines() if not any(word in line for word in gloo)]
     assert len(told) == 1  # what it does
     assert jobs.result(two_by_four, 0)["draws"]
     assert not jobs.result(two_by_four, 1)["draws"]

@@ -62,6 +62,13 @@ def test_devices_are_asked_for_in_another_process_which_may_hang(monkeypatch):
     assert "JAX_PLATFORMS=cpu" in devices.remedy
 
 
+def test_a_slow_disk_is_a_note(monkeypatch):
+    monkeypatch.setattr(doctor, "_SECONDS", 0.1)
+    monkeypatch.setattr(doctor, "_BACKEND", "import time; time.sleep(60)")
+    (backend,) = doctor._matplotlib()
+    assert (backend.status, backend.found) == ("note", "matplotlib took more than 0 s to import")
+
+
 def test_a_listener_without_a_run_behind_it_is_a_problem(monkeypatch):
     import jax.monitoring
 

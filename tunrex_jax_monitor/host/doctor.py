@@ -192,7 +192,12 @@ def _qualified(listener: Any) -> str:
 def _matplotlib() -> Iterator[Finding]:
     if importlib.util.find_spec("matplotlib") is None:
         return
-    answer = _python(_BACKEND)
+    try:
+        answer = _python(_BACKEND)
+    except subprocess.TimeoutExpired:
+        found = f"matplotlib took more than {_SECONDS:.0f} s to import"
+        yield Finding("backend", "note", found, "Look at the disk that Python reads its packages from.")
+        return
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
         remedy = "Unset MPLBACKEND, or set it to agg: without that matplotlib cannot be imported here."
