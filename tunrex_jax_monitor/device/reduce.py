@@ -68,17 +68,20 @@ def _pack(counts: Arrays, bits: int) -> Array:
 
 
 def _fold(v: Array, combine: Combine, neutral: float, axis: int) -> Array:
-    """Combine the slices of one axis until one is left."""
-    if axis == 0:
-        return _tree([v[i] for i in range(v.shape[0])], combine)
-    while v.shape[1] > 1:
-        width = -(-v.shape[1] // PARTS)
-        parts = [v[:, i : i + width] for i in range(0, v.shape[1], width)]
-        missing = width - parts[-1].shape[1]
+    """Combine the slices of one axis, at most `PARTS` at a time, until one is left.
+
+    What is compiled grows with the number of rounds: all slices at once take minutes from a thousand on.
+    """
+    while v.shape[axis] > 1:
+        width = -(-v.shape[axis] // PARTS)
+        starts = range(0, v.shape[axis], width)
+        parts = [jax.lax.slice_in_dim(v, i, min(i + width, v.shape[axis]), axis=axis) for i in starts]
+        missing = width - parts[-1].shape[axis]
         if missing:
-            parts[-1] = jnp.pad(parts[-1], ((0, 0), (0, missing)), constant_values=np.asarray(neutral, v.dtype))
+            padding = [(0, missing if i == axis else 0) for i in range(v.ndim)]
+            parts[-1] = jnp.pad(parts[-1], padding, constant_values=np.asarray(neutral, v.dtype))
         v = _tree(parts, combine)
-    return v[:, 0]
+    return jax.lax.index_in_dim(v, 0, axis, keepdims=False)
 
 
 def _tree(parts: list[Array], combine: Combine) -> Array:
