@@ -47,6 +47,18 @@ def test_an_update_neither_loops_nor_sorts():
     assert program.count("while", "sort", "conditional") == 0
 
 
+@pytest.mark.parametrize("in_one_group", [False, True])
+def test_a_program_does_not_grow_with_the_samples(in_one_group):
+    """One that is unrolled sample by sample takes minutes to compile."""
+
+    def instructions(n: int) -> int:
+        acc = RewardAccumulator(("a",), group_size=n if in_one_group else None)
+        state, lengths = acc.init(batch_size=n), jnp.zeros(n, jnp.int32)
+        return _update_jit.lower(acc, state, {"a": jnp.zeros(n)}, lengths=lengths).as_text().count(" = ")
+
+    assert instructions(4096) < 1.2 * instructions(512)
+
+
 def test_leaves_do_not_grow_with_rewards():
     sizes = [len(jax.eval_shape(RewardAccumulator(tuple(map(str, range(r)))).init)) for r in (1, 8, 256)]
     assert sizes == [7, 7, 7]
