@@ -67,7 +67,7 @@ def test_a_row_of_three_panels_per_reward_the_worst_first(run, figure, rows):
     assert list(rows)[:4] == ["style", "safety", "answer", "length"]
     shown = texts(figure)
     assert [text for text in shown if text in runs.NAMES] == list(rows)
-    assert {"flat since step 2000", "no alert", "DROP at steps 1550-1650, over"} <= set(shown)
+    assert {"flat since step 2000", "no alert", "DROP at steps 1550-1650, ended"} <= set(shown)
 
 
 def test_the_averages_are_the_series_short_solid_and_long_dashed(run, rows):

@@ -62,10 +62,10 @@ def test_counts_and_shares_are_those_of_the_last_record(run, of):
 def test_planted_faults_are_named_and_the_rest_has_no_alert(of):
     assert {name: (v.status, v.words) for name, v in of.items()} == {
         "format": ("ok", "no alert"),
-        "answer": ("watch", "DROP at steps 620-660, over"),
-        "length": ("watch", "OUTLIER at step 500, over"),
+        "answer": ("watch", "DROP at steps 620-660, ended"),
+        "length": ("watch", "OUTLIER at step 500, ended"),
         "style": ("bad", "flat since step 800"),
-        "safety": ("watch", "NONFINITE at steps 300-302, over"),
+        "safety": ("watch", "NONFINITE at steps 300-302, ended"),
         "tool_use": ("ok", "no alert"),
         "language": ("ok", "no alert"),
         "brevity": ("ok", "no alert"),
@@ -73,7 +73,7 @@ def test_planted_faults_are_named_and_the_rest_has_no_alert(of):
 
 
 def test_the_total_tells_of_collapsed_groups(run):
-    assert total_verdict(run, episodes(run)).words == "GROUP_COLLAPSE at steps 900-940, over"
+    assert total_verdict(run, episodes(run)).words == "GROUP_COLLAPSE at steps 900-940, ended"
 
 
 @pytest.mark.parametrize("last", [99, 70])
@@ -84,7 +84,7 @@ def test_a_fall_that_stands_is_told_also_when_the_rule_has_got_used_to_it(last):
 
 
 def test_a_fall_that_came_back_is_over():
-    assert words([1.0] * 60 + [0.2] * 10 + [0.9] * 30, "DROP", (60, 75)) == "DROP at steps 60-75, over"
+    assert words([1.0] * 60 + [0.2] * 10 + [0.9] * 30, "DROP", (60, 75)) == "DROP at steps 60-75, ended"
 
 
 def test_a_fall_of_a_negative_reward_is_a_fall():
@@ -103,7 +103,7 @@ def test_a_jump_is_to_be_looked_at():
 def test_a_jump_that_brings_back_what_fell_is_no_news():
     given = [1.0] * 40 + [0.3] * 30 + [1.1] * 30
     v = judged(history(given, "DROP", (40, 60), also=[("SPIKE", (70, 90))]))["a"]
-    assert (v.status, v.words) == ("watch", "DROP at steps 40-60, over; SPIKE at steps 70-90, over")
+    assert (v.status, v.words) == ("watch", "DROP at steps 40-60, ended; SPIKE at steps 70-90, ended")
     given[70:] = [2.5] * 30
     assert words(given, "DROP", (40, 60), also=[("SPIKE", (70, 90))]) == "jumped at step 70, +733 %"
 
@@ -134,7 +134,7 @@ def test_groups_without_variance_are_told():
 def test_many_episodes_of_a_type_are_counted():
     also = [("OUTLIER", (at, at)) for at in range(1, 1001, 2)]
     v = judged(history([1.0] * 1010, "NONFINITE", (5, 8), also=also))["a"]
-    assert v.words == "NONFINITE at steps 5-8, over; 500 times OUTLIER, last at step 999"
+    assert v.words == "NONFINITE at steps 5-8, ended; 500 times OUTLIER, last at step 999"
     assert v.alerts == 501
 
 

@@ -217,6 +217,6 @@ def _past(own: Sequence[Episode]) -> Iterator[str]:
         same = [e for e in own if e.type == kind]
         e = same[-1]
         span = f"step {e.first}" if e.first == e.last else f"steps {e.first}-{e.last}"
-        yield f"{kind} at {span}, over" if len(same) == 1 else f"{len(same):,} times {kind}, last at {span}"
+        yield f"{kind} at {span}, ended" if len(same) == 1 else f"{len(same):,} times {kind}, last at {span}"
     if len(kinds) > 2:
         yield f"{len(kinds) - 2} more"
