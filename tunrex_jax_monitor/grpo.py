@@ -42,7 +42,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsInt
 
-from tunrex_jax_monitor.device.config import as_integer
+from tunrex_jax_monitor.device.config import as_integer, invalid
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.functions import RewardFunctionMonitor, RewardFunctionWrapper
@@ -128,6 +128,10 @@ class GRPOMonitoringIntegration:
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
+        if not isinstance(output_dir, str | os.PathLike):
+            raise invalid("output_dir", output_dir, "a path", "Name the directory that files shall go to.")
+        if not isinstance(sinks, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in sinks):
+            raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
         writes = processes.is_writer()
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
         options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}

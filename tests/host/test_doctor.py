@@ -107,6 +107,7 @@ def test_a_check_that_fails_is_a_finding(monkeypatch):
 
 def test_no_problem_is_exit_status_0_and_a_problem_1(tmp_path, monkeypatch):
     monkeypatch.setattr("jax._src.monitoring._scalar_listeners", [])  # what other tests' Tunix runs left behind
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None))
     (tmp_path / "file").write_text("")
     document = call_json("doctor", tmp_path)
     assert document["problems"] == 0

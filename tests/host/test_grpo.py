@@ -490,6 +490,39 @@ def test_given_values_take_the_place_of_what_the_function_returned(tmp_path, cap
     assert "rewards: got list, allowed: samples by name" in caplog.text
 
 
+def graded(key):
+    return lambda prompts, completions, **_: [float(key(c)) for c in completions]
+
+
+def total_of(tmp_path):
+    series = export(tmp_path)["series"]
+    return series["reward/mean"], series["a/count"], series["b/count"]
+
+
+def test_functions_that_are_given_lists_of_their_own_judge_the_same_completions(tmp_path):
+    monitoring = setup(tmp_path, [graded(len), graded(int)], reward_names=["a", "b"])
+    for step in range(3):
+        for function in monitoring.get_wrapped_reward_functions():
+            for part in (["10", "2"], ["333", "4"]):  # two rounds of two
+                function(prompts=["p", "p"], completions=list(part))
+        monitoring.update_step(step)
+    monitoring.finalize()
+    total = (12 + 3 + 336 + 5) / 4
+    assert total_of(tmp_path) == ([total] * 3, [4] * 3, [4] * 3)
+
+
+@pytest.mark.parametrize("given", [[1.0, 2.0, 3.0, 4.0], np.arange(1.0, 5.0), jnp.arange(1.0, 5.0)])
+def test_given_values_are_of_the_completions_that_the_other_functions_judged(tmp_path, given):
+    monitoring = setup(tmp_path, [graded(len), graded(int)], reward_names=["a", "b"])
+    for step in range(3):
+        for part in (["10", "2"], ["333", "4"]):
+            for function in monitoring.get_wrapped_reward_functions():
+                function(prompts=["p", "p"], completions=part)
+        monitoring.update_step(step, {"b": given})
+    monitoring.finalize()
+    assert total_of(tmp_path) == ([(2 + 1 + 3 + 1 + 10) / 4] * 3, [4] * 3, [4] * 3)
+
+
 def test_completions_are_found_whatever_their_place(tmp_path):
     def eight(prompts, completions, **kwargs):
         return [1.0] * len(completions)

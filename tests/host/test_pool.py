@@ -1,5 +1,6 @@
 """Pool: no sample is lost, none is counted twice, and what belongs together stays together."""
 
+import copy
 import threading
 
 import numpy as np
@@ -93,5 +94,11 @@ def test_join_pads_to_whole_groups_and_masks_what_is_not_there(lengths, group, l
 
 def test_calls_of_one_round_share_their_key():
     completions = ["x"]
-    assert pool.round_key(completions) == pool.round_key(completions) != pool.round_key(["x"])
-    assert pool.round_key(None) == threading.get_ident()
+    key = pool.round_key(completions, {})
+    assert key == pool.round_key(copy.deepcopy(completions), {}) != pool.round_key(["y"], {})
+    assert key == pool.round_key(None, {"prompts": ["p"], "responses": list(completions)})
+    assert pool.round_key(None, {"n": 2}) == threading.get_ident()
+    chat = [[{"role": "assistant", "content": "2"}]]
+    assert pool.round_key(chat, {}) == pool.round_key(copy.deepcopy(chat), {}) != pool.round_key([[{}]], {})
+    tokens = np.arange(6).reshape(2, 3)
+    assert pool.round_key(tokens, {}) == pool.round_key(tokens.copy(), {}) != pool.round_key(tokens.T, {})

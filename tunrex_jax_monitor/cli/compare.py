@@ -49,9 +49,9 @@ def compare(
     """Compare runs with the first one, over the steps that all of them have.
 
     A limit is METRIC:CHANGE, with a metric of mean, std, now, best, zero_std, alerts or steps. -5% is a fall by more
-    than 5 %, +10pp a rise by more than ten percentage points, +0 any rise; without a sign, either way. What only the
-    first run has breaks every limit on it. With limits, a run that ends before the first one breaks steps:-0; give a
-    limit on steps of your own, such as steps:-50%, where it may.
+    than 5 %, +10pp a rise by more than ten percentage points, -0.5 a fall by more than 0.5 in the figure's own unit,
+    +0 any rise; without a sign, either way. What only the first run has breaks every limit on it. With limits, a run
+    that ends before the first one breaks steps:-0; give a limit on steps of your own, such as steps:-50%, where it may.
     """
     limits = _limits(fail_on)
     require_one_stdout(output, as_json)

@@ -200,11 +200,17 @@ def _sequence(argument: str, got: object, allowed: str, remedy: str) -> tuple[An
     raise invalid(argument, got, allowed, remedy)
 
 
+def _is_unicode(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _names(got: object) -> tuple[str, ...]:
     remedy = "Give a tuple of names, one per reward function."
     names = _sequence("reward_names", got, "a sequence of strings", remedy)
     if not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise invalid("reward_names", names, "one or more non-empty strings", remedy)
+    if not all(_is_unicode(name) for name in names):
+        raise invalid("reward_names", names, "names that UTF-8 can write", "Leave halves of surrogate pairs out.")
     names = tuple(str.__str__(name) for name in names)  # of an enum, its value: names are hashed into the layout
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:

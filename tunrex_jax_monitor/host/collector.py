@@ -57,7 +57,7 @@ class Collector:
         samples = self._samples(call)
         with self._lock:
             if self._is_listening:
-                self._rewards.add(mode, round_key(call.completions), call.name, samples)
+                self._rewards.add(mode, round_key(call.completions, call.keywords), call.name, samples)
 
     def _samples(self, call: Call) -> Any:
         """Return the samples of a call; none where it returned something else, so that its round gets full."""

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import time
+import types
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,7 +90,11 @@ class RewardFunctionWrapper:
             self._values: deque[float] = deque(maxlen=self.max_recent)
             self._errors: deque[str] = deque(maxlen=self.max_recent)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __get__(self, owner: Any, _: type | None = None) -> Any:
+        """Bind to an object, as a function does that is a method."""
+        return self if owner is None else types.MethodType(self, owner)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         if os.getpid() != self._pid:
             return self._reward_fn(*args, **kwargs)

@@ -16,7 +16,7 @@ from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, to_samples
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
-from tunrex_jax_monitor.host.pool import Round
+from tunrex_jax_monitor.host.pool import Round, replace
 from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
@@ -145,9 +145,8 @@ class Intake:
         self._has_stepped = True
         given = [] if reward_values is None else self._collector.to_rounds(reward_values)
         rounds = self._collector.take()
-        if given:  # in the place of what the functions returned
-            kept = [{k: v for k, v in round_.items() if k not in given[0]} for round_ in rounds.get("train", [])]
-            rounds["train"] = [*filter(None, kept), *given]
+        if given:
+            rounds["train"] = replace(rounds.get("train", []), given[0])
         if rounds:
             self._background.put(partial(self._fold, rounds, hold(step)), holds_step=True)
 

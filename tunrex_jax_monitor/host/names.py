@@ -3,12 +3,14 @@
 import functools
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunrex_jax_monitor.device.config import RESERVED_NAMES, invalid
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_UNSEEN = {"Cc", "Cf", "Cs"}  # control, formatting (such as right-to-left), halves of surrogate pairs
 ADVANTAGES = "advantages"  # a signal beside the rewards, under a name of its own
 # Tunix files a reward under rewards/<mode>/<name>, beside its own sum, mean, min and max.
 _TAKEN = RESERVED_NAMES | {ADVANTAGES, "eval", "sum", "mean", "min", "max"}
@@ -28,7 +30,8 @@ def name_of(function: object, default: str) -> str:
 
 def clean(name: str) -> str:
     """Return the name without slashes, spaces and control characters, and clear of reserved words."""
-    cleaned = re.sub(r"[\s/\\\x00-\x1f<>]+", "_", name.strip()).strip("_") or "unnamed"
+    visible = "".join(" " if unicodedata.category(c) in _UNSEEN else c for c in name)
+    cleaned = re.sub(r"[\s/\\<>]+", "_", visible.strip()).strip("_") or "unnamed"
     return f"{cleaned}_reward" if cleaned in _TAKEN else cleaned
 
 
@@ -42,7 +45,8 @@ def assign(functions: Sequence[Callable[..., Any]], given: Sequence[str] | None)
     if not isinstance(functions, list) or not functions or not all(callable(f) for f in functions):
         remedy = "Pass the list that the trainer would get."
         raise invalid("reward_functions", functions, "a list of one or more callables", remedy)
-    if given is not None and (isinstance(given, str) or len(given) != len(functions)):
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if given is not None and (not is_list or len(given) != len(functions)):
         raise invalid("reward_names", given, f"{len(functions)} names, one per function", "Or leave it out.")
     wanted = [name_of(f, f"reward_{i}") for i, f in enumerate(functions)] if given is None else [*map(str, given)]
     names: list[str] = []

@@ -83,7 +83,7 @@ class Outputs:
         self._child.wait(timeout_seconds)
         missing = [step for step in self._drawn if not (self.output_dir / f"dashboard_step_{step}.png").exists()]
         if missing:
-            message = "Pictures of steps %s are missing: one is drawn at a time, and training does not wait."
+            message = "Pictures of steps %s are missing: one step is drawn at a time, and training does not wait."
             _logger.warning(message + " Raise visualization_frequency.", ", ".join(map(str, missing)))
         if self._lock is not None:
             os.close(self._lock)

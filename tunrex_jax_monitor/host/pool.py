@@ -115,6 +115,38 @@ def fold(acc: RewardAccumulator, state: MonitorState, batch: Batch) -> MonitorSt
     return update.update(acc, state, collect(acc, batch.values, batch.mask, None, None))
 
 
-def round_key(completions: Any) -> int:
-    """Return what tells the calls of one round from others: the completions, which all functions are given."""
-    return threading.get_ident() if completions is None else id(completions)
+def replace(rounds: Sequence[Round], given: Round) -> list[Round]:
+    """Return rounds with other samples for some rewards: in their places, or behind where their number is another."""
+    kept = [{name: v for name, v in round_.items() if name not in given} for round_ in rounds]
+    kept = [round_ for round_ in kept if round_]
+    ends = np.cumsum([max(map(np.size, round_.values())) for round_ in kept])
+    if not kept or any(np.size(v) != ends[-1] for v in given.values()):
+        return [*kept, given]
+    cuts = zip((0, *ends), ends, strict=False)
+    return [
+        round_ | {name: v.reshape(-1)[start:end] for name, v in given.items()}
+        for round_, (start, end) in zip(kept, cuts, strict=True)
+    ]
+
+
+def round_key(completions: Any, keywords: Mapping[str, Any]) -> int:
+    """Return what tells the calls of one round from others: the completions, which all functions are given.
+
+    Their contents, since each function may be given a list of its own. Where none are called so, it is the first
+    sequence among the keywords that is not of prompts, and where there is none, the thread.
+    """
+    if completions is None:
+        others = (v for k, v in keywords.items() if "prompt" not in k and isinstance(v, list | tuple | np.ndarray))
+        completions = next(others, None)
+    return threading.get_ident() if completions is None else _fingerprint(completions)
+
+
+def _fingerprint(value: Any) -> int:
+    """Return a hash of the contents; of what lies on a device, or is of a kind not known, that of the object."""
+    if isinstance(value, list | tuple):
+        return hash(tuple(map(_fingerprint, value)))
+    if isinstance(value, Mapping):
+        return hash(tuple((k, _fingerprint(v)) for k, v in value.items()))
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return hash((value.shape, value.tobytes()))
+    return hash(value) if isinstance(value, str | bytes | int | float | None) else id(value)

@@ -74,7 +74,12 @@ class Record:
         Raises:
           ValueError: it is no strict JSON (then a `json.JSONDecodeError`), of another schema, or no record.
         """
-        fields = read_object(line)
+        try:
+            fields = read_object(line)
+        except json.JSONDecodeError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"record: got {error}, allowed: one JSON object. {_REMEDY}") from error
         schema = fields.pop("schema", None)
         if schema != SCHEMA_VERSION:
             raise ValueError(

@@ -17,7 +17,8 @@ def read_object(data: str | bytes) -> dict[str, Any]:
     """Read strict JSON, in UTF-8, that is one object.
 
     Raises:
-      ValueError: it is none; a `json.JSONDecodeError` or `UnicodeDecodeError` where it is no JSON at all.
+      ValueError: what it is instead, to follow a "got" of the caller; a `json.JSONDecodeError` or `UnicodeDecodeError`
+        where it is no JSON at all.
     """
     text = data.decode() if isinstance(data, bytes) else data
     try:
@@ -25,19 +26,18 @@ def read_object(data: str | bytes) -> dict[str, Any]:
         if "\\ud" in text.lower():  # half a surrogate pair, as JSON can say it, could never be written out again
             json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        message = f"JSON: got text that is none ({error.msg}), allowed one object. Take it from a copy"
-        raise json.JSONDecodeError(message, error.doc, error.pos) from None
+        raise json.JSONDecodeError(f"text that is no JSON: {error.msg}", error.doc, error.pos) from None
     except UnicodeEncodeError:
-        raise ValueError("JSON: got half a surrogate pair, allowed whole characters. Take it from a copy.") from None
+        raise ValueError("half a surrogate pair, which is no character") from None
     except RecursionError:
-        raise ValueError("JSON: got values nested too deeply, allowed one flat object. Take it from a copy.") from None
+        raise ValueError("values nested too deeply") from None
     if not isinstance(found, dict):
-        raise ValueError(f"JSON: got a {type(found).__name__}, allowed one object. Take it from a copy.")
+        raise ValueError(f"a {type(found).__name__}")
     return found
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"JSON: got {constant}, allowed finite numbers and null. Write it with a strict encoder.")
+    raise ValueError(f"{constant}, which strict JSON has not")
 
 
 def is_whole(value: object) -> bool:

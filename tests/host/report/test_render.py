@@ -11,6 +11,7 @@ from tunrex_jax_monitor import RewardVisualizer
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.child import RenderChild
 from tunrex_jax_monitor.host.report.render import main, write_final
+from tunrex_jax_monitor.host.rundir import read_records
 
 PICTURES = ["final_dashboard.png", "reward_history.png", "reward_distributions.png", "reward_statistics.png"]
 
@@ -131,6 +132,13 @@ print(main(sys.argv[1:]), *{"jax", "wandb", "matplotlib.pyplot"} & set(sys.modul
 """
     command = [sys.executable, "-c", code, str(run_dir), str(tmp_path), "7"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["0"]
+
+
+def test_what_is_drawn_is_the_run_up_to_the_step(run_dir, tmp_path):
+    steps = [record.step for record in read_records(run_dir)]
+    assert main([str(run_dir), str(tmp_path), str(steps[1])]) == 0
+    assert f"Rewards up to step {steps[1]}<" in (tmp_path / f"summary_step_{steps[1]}.html").read_text()
+    assert steps[-1] > steps[1]
 
 
 def test_a_file_that_cannot_be_written_is_a_failure(run_dir, tmp_path):

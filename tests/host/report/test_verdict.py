@@ -155,6 +155,12 @@ def test_no_data_yet_is_said():
     assert (judged(run)["a"].status, judged(run)["a"].words) == ("empty", "no data yet")
 
 
+def test_a_reward_without_a_sample_beside_others_is_bad():
+    run = history([0.5] * 12)
+    run.names = ("a", "b")
+    assert (judged(run)["b"].status, judged(run)["b"].words) == ("bad", "no sample in 12 steps")
+
+
 def test_a_slow_fall_that_no_rule_saw_is_told_where_noise_cannot_be_it():
     noise = np.random.default_rng(0).normal(0, 0.02, 1000)
     v = judged(history(np.linspace(0.6, 0.35, 1000) + noise))["a"]

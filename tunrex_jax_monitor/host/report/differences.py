@@ -29,6 +29,7 @@ OF_RUN = {"steps": "last step of the run"}  # what a run has once, beside the fi
 RUN = "run"  # their reward
 SHARES = frozenset({"zero_std"})  # in 0..1: their changes are told in percentage points
 _ROUNDING = 1e-9  # of a limit: a change from 0.7 to 0.8 is one of ten points
+_OF_MEAN = 1e-7  # a spread this small beside the mean is the rounding of float32
 _LIMIT = re.compile(r"(?P<metric>\w+):(?P<sign>[+-]?)(?P<size>\d+\.?\d*|\.\d+)(?P<unit>%|pp|)")
 
 
@@ -98,6 +99,11 @@ class Limit:
                 f"limit: got {text!r}, allowed pp for shares alone: {tuple(SHARES)}. Write % for a relative change."
             )
         size = float(found["size"])
+        if not found["unit"] and found["metric"] in SHARES and size > 1:
+            raise ValueError(
+                f"limit: got {text!r}, allowed without a unit: a share of at most 1. "
+                f"Write {found['metric']}:{found['sign'] or ''}{found['size']}pp for percentage points."
+            )
         return cls(
             found["metric"], math.copysign(size, -1 if found["sign"] == "-" else 1), found["unit"], not found["sign"]
         )
@@ -187,6 +193,7 @@ def _of_columns(columns: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float 
         yield "mean", float(overall)
         with np.errstate(over="ignore"):
             spread = float(np.sqrt((weights * (std**2 + (mean - overall) ** 2)).sum()))
+        spread = spread if spread > _OF_MEAN * abs(overall) else 0.0
         yield "std", spread if math.isfinite(spread) else None
     else:
         yield from (("mean", None), ("std", None))

@@ -14,6 +14,7 @@ from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.page import create_monitoring_summary_html
 from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
+from tunrex_jax_monitor.host.rundir import iter_records
 from tunrex_jax_monitor.host.stats import RewardStats
 
 _logger = logging.getLogger("tunrex_jax_monitor")
@@ -76,10 +77,21 @@ def _drawn(visualizer: RewardVisualizer | None) -> RewardVisualizer:
     return visualizer
 
 
+def _until(run_dir: Path, step: int) -> History:
+    """Return the run as it was at a step: training goes on while this process starts."""
+    run = History.read(run_dir)
+    if run.last is None or run.last.step <= step:
+        return run
+    before = History.of(record for record in iter_records(run_dir) if record.step <= step)
+    before.manifest, before.names = run.manifest, run.names
+    return before
+
+
 def main(arguments: list[str]) -> int:
     """Draw the pictures of one step of a run directory; return 0 when all of them are there."""
     run_dir, output_dir, step = arguments
-    written = write_step(History.read(run_dir), Path(output_dir), RewardVisualizer(), int(step))
+    run = _until(Path(run_dir), int(step))
+    written = write_step(run, Path(output_dir), RewardVisualizer(), int(step))
     return 0 if len(written) == len(_OF_STEP) else 1
 
 

@@ -120,7 +120,7 @@ def _judge(run: History, name: str, own: Sequence[Episode], now: float | None, b
         return "watch" if kind in _MILD else "bad", words
     scalars = {} if run.last is None else run.last.scalars
     if now is None:
-        return ("bad", "only NaN or infinite") if scalars.get(f"{name}/nonfinite_count") else ("empty", "no data yet")
+        return ("bad", "only NaN or infinite") if scalars.get(f"{name}/nonfinite_count") else _without_data(run, name)
     collapsed = scalars.get(f"{name}/frac_zero_std", 0.0)
     if collapsed > collapse_limit(run):
         return "watch", f"no variance in {share(collapsed)} of the groups"
@@ -129,6 +129,15 @@ def _judge(run: History, name: str, own: Sequence[Episode], now: float | None, b
     if best is not None and best - now > max(_CLEAR * _error(run, name), _NOTABLE * abs(best)):
         return "watch", f"no alert; down from {number(best)} to {number(now)}"
     return "ok", "no alert"
+
+
+def _without_data(run: History, name: str) -> tuple[str, str]:
+    """A reward without a sample where others have some is one whose function fails, or returns no usable number."""
+    steps = len(run.steps())
+    others = (run.array(f"{other}/ema_short") for other in run.names if other != name)
+    if name in run.names and any(np.isfinite(short).any() for short in others):
+        return "bad", f"no sample in {steps:,} step{'s' if steps > 1 else ''}"
+    return "empty", "no data" if steps else "no data yet"
 
 
 def _error(run: History, name: str) -> float:
