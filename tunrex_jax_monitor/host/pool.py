@@ -18,6 +18,8 @@ from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host.functions import to_samples
 
+_PLAIN = (str, bytes, int, float, type(None))
+
 
 class Batch(NamedTuple):
     """One step's samples, padded; R rewards, N samples."""
@@ -143,10 +145,12 @@ def round_key(completions: Any, keywords: Mapping[str, Any]) -> int:
 
 def _fingerprint(value: Any) -> int:
     """Return a hash of the contents; of what lies on a device, or is of a kind not known, that of the object."""
+    if isinstance(value, _PLAIN):
+        return hash(value)
     if isinstance(value, list | tuple):
         return hash(tuple(map(_fingerprint, value)))
     if isinstance(value, Mapping):
-        return hash(tuple((k, _fingerprint(v)) for k, v in value.items()))
+        return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":
         return hash((value.shape, value.tobytes()))
-    return hash(value) if isinstance(value, str | bytes | int | float | None) else id(value)
+    return id(value)
