@@ -67,6 +67,7 @@ BAD = [
     ({"weights": np.array(1.0)}, "weights", "sequence or a mapping"),
     ({"weights": {1.0, 2.0}}, "weights", "sequence or a mapping"),
     ({"weights": b"ab"}, "weights", "sequence or a mapping"),
+    ({"reward_names": ("a\ud800",)}, "reward_names", "UTF-8"),
     ({"reward_names": {"a"}}, "reward_names", "sequence"),
     ({"std_threshold": np.float16("inf")}, "std_threshold", "finite number"),
     ({"window_size": 2**24 + 1}, "window_size", "at most 16777216"),

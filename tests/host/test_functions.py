@@ -173,6 +173,7 @@ def test_names_are_made_distinct_with_one_warning(caplog):
         "a" * 500,
         "%s",
         "{}",
+        "a\x9b31m\u202e\ud800",
     ],
 )
 def test_a_cleaned_name_stays_as_it_is_and_is_accepted(given):
@@ -211,3 +212,16 @@ def test_any_result_becomes_float32_samples(result, samples):
     found = to_samples(result)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, samples)
+
+
+def test_a_column_called_self_and_a_method_are_called_as_before():
+    wrapped = RewardFunctionWrapper(lambda **columns: [columns["self"]], name="column")
+    assert wrapped(self=1.0) == [1.0]
+
+    class Judge:
+        @RewardFunctionWrapper
+        def score(self, completions):
+            return [float(len(c)) for c in completions]
+
+    assert Judge().score(["ab"]) == [2.0]
+    assert Judge.score.recent_values == [2.0]

@@ -462,6 +462,11 @@ def test_detection_may_be_switched_off(tmp_path):
         ({"summary_frequency": "often"}, "summary_frequency: got 'often'"),
         ({"drop_threshold": 2}, "drop_threshold: got 2"),
         ({"reward_names": ["a", "b"]}, "reward_names: got"),
+        ({"reward_names": {"a"}}, "reward_names: got"),
+        ({"reward_names": 5}, "reward_names: got 5"),
+        ({"output_dir": None}, "output_dir: got None"),
+        ({"sinks": 5}, "sinks: got 5"),
+        ({"sinks": [object()]}, "sinks: got .*, allowed: objects with write"),
     ],
 )
 def test_bad_configuration_fails_at_once(tmp_path, options, message):

@@ -136,7 +136,9 @@ def test_limits(limit, metric, base, value, broken):
     assert Limit.parse(limit).is_broken_by(Difference("r", "a", metric, base, value)) is broken
 
 
-@pytest.mark.parametrize("text", ["mean", "mean:", "mean:-5 %", "median:-5%", "mean:-5pp", "mean:nan", "mean:1e3", ""])
+@pytest.mark.parametrize(
+    "text", ["mean", "mean:", "mean:-5 %", "median:-5%", "mean:-5pp", "mean:nan", "mean:1e3", "zero_std:+10", ""]
+)
 def test_a_limit_that_cannot_be_read_names_what_can(text):
     with pytest.raises(ValueError, match=r"limit: got .*, allowed"):
         Limit.parse(text)
