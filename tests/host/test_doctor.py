@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from tests.cli.support import call, call_json, environment, spawn
+from tests.cli.support import call, environment, spawn
 from tunrex_jax_monitor.host import doctor
 
 
@@ -105,12 +105,11 @@ def test_a_check_that_fails_is_a_finding(monkeypatch):
 # The command
 
 
-def test_no_problem_is_exit_status_0_and_a_problem_1(tmp_path, monkeypatch):
-    monkeypatch.setattr("jax._src.monitoring._scalar_listeners", [])  # what other tests' Tunix runs left behind
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(run=None))
+def test_no_problem_is_exit_status_0_and_a_problem_1(tmp_path):
     (tmp_path / "file").write_text("")
-    document = call_json("doctor", tmp_path)
-    assert document["problems"] == 0
+    done = spawn("doctor", tmp_path, "--json")  # a process without what other tests left behind in this one
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["problems"]) == (0, 0), done.stdout
     assert {"check", "status", "found", "remedy"} == set(document["findings"][0])
     result = call("doctor", tmp_path / "file" / "run", code=1)
     assert "\n  write: Choose another directory" in result.stdout.split("what to do")[1]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -79,7 +80,8 @@ def _versions() -> Iterator[Finding]:
 
 def _optional() -> Iterator[Finding]:
     for name, (module, purpose, requirement) in _OPTIONAL.items():
-        if importlib.util.find_spec(module) is None:
+        spec, error = attempt(partial(importlib.util.find_spec, module))  # fails for a module that a test made up
+        if spec is None and error is None:
             yield Finding(name, "note", f"not installed: {purpose}", f"pip install '{requirement}'")
         else:
             yield Finding(name, "ok", f"{_version(name) or 'installed'}: {purpose}")

@@ -43,7 +43,7 @@ class ConsoleSink:
         self._written = self._blocks = 0
         self._recent: deque[AlertEvent] = deque(maxlen=_RECENT)
         self._unsummarised: Record | None = None
-        self._summarised = 0  # updates that the last block knew of
+        self._summarised: int | None = None  # the updates that the last block knew of
 
     def write(self, record: Record) -> None:
         """Log the alerts that began in this record, and its summary when it is due."""
@@ -67,7 +67,7 @@ class ConsoleSink:
 
     def _summarise(self) -> None:
         record, self._unsummarised = self._unsummarised, None
-        if record is not None and record.update > self._summarised:
+        if record is not None and record.update != self._summarised:
             self._summarised = record.update
             self._say(logging.INFO, "\n" + format_summary(record, recent=self._recent))
 
