@@ -95,6 +95,11 @@ def test_the_table_has_one_part_per_run(base, tmp_path):
     assert [line.split()[3] for line in out.splitlines() if " metric " in line] == ["b", "c"]
 
 
+def test_the_runs_of_an_output_dir_are_called_by_what_was_typed(base, tmp_path):
+    healthy(tmp_path / "out" / "run-20260101-000000-1-abc", steps=50)
+    assert call_json("compare", base, tmp_path / "out")["runs"] == ["base", "out"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(base, tmp_path):
     document = call_json("compare", base, healthy(tmp_path / "base"))
     assert document["runs"] == [str(base), str(tmp_path / "base")]

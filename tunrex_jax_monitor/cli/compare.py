@@ -104,10 +104,11 @@ def _unchecked(limits: Sequence[Limit], found: Sequence[Difference]) -> list[Lim
 def _read(given: Sequence[Path]) -> dict[str, History]:
     """Return the histories under names as short as they can be while they differ."""
     paths = [find(path) for path in given]
-    short = [Path(os.path.abspath(path)).name for path in paths]  # of a link its own name
-    names = short if len(set(short)) == len(short) else [str(path) for path in paths]
-    if len(set(names)) < len(names):
-        raise Problem(f"RUN: got {', '.join(names)}, allowed: each run once. Name two different ones.")
+    if len(set(paths)) < len(paths):
+        raise Problem(f"RUN: got {', '.join(map(str, paths))}, allowed: each run once. Name two different ones.")
+    typed = [one if one.is_dir() else path for one, path in zip(given, paths, strict=True)]
+    short = [Path(os.path.abspath(path)).name for path in typed]  # of a link its own name
+    names = short if len(set(short)) == len(short) else [str(path) for path in typed]
     return {name: read(path) for name, path in zip(names, paths, strict=True)}
 
 
