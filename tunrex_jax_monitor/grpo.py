@@ -128,10 +128,7 @@ class GRPOMonitoringIntegration:
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
-        if not isinstance(output_dir, str | os.PathLike):
-            raise invalid("output_dir", output_dir, "a path", "Name the directory that files shall go to.")
-        if not isinstance(sinks, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in sinks):
-            raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
+        _require_outputs(output_dir, sinks)
         writes = processes.is_writer()
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
         options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
@@ -243,3 +240,11 @@ class GRPOMonitoringIntegration:
 def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwargs: Any) -> GRPOMonitoringIntegration:
     """Return a `GRPOMonitoringIntegration` of the functions; `kwargs` are its arguments."""
     return GRPOMonitoringIntegration(reward_functions, **kwargs)
+
+
+def _require_outputs(output_dir: object, sinks: object) -> None:
+    """Refuse what nothing could be written to, before a directory is locked."""
+    if not isinstance(output_dir, str | os.PathLike):
+        raise invalid("output_dir", output_dir, "a path", "Name the directory that files shall go to.")
+    if not isinstance(sinks, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in sinks):
+        raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
