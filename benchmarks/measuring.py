@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 T = TypeVar("T")
+LOG_SECONDS = 10
 
 PACKAGES = (
     "jax",
@@ -51,10 +53,15 @@ def in_rounds(runs: Mapping[str, Callable[[], T]], rounds: int, rng: np.random.G
 
 
 def progress(items: Sequence[T], what: str) -> Iterator[T]:
-    """Yield the items, and say on a terminal which one it is."""
+    """Yield the items, and say which one it is: on a terminal always, in a log every `LOG_SECONDS`."""
+    start = told = time.monotonic()
     for i, item in enumerate(items):
+        now = time.monotonic()
         if sys.stderr.isatty():
             print(f"\r{what} {i + 1} of {len(items)} ", end="", file=sys.stderr, flush=True)
+        elif now - told > LOG_SECONDS:
+            print(f"{what} {i + 1} of {len(items)}, {now - start:.0f} s", file=sys.stderr, flush=True)
+            told = now
         yield item
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -122,9 +122,10 @@ def test_any_order_split_or_tree_gives_the_same_bits():
         support.assert_same_bits(other, whole)
 
 
-def test_every_way_of_scattering_gives_the_same_bits():
-    """One for CPU, one for a GPU, one for a TPU: the latter two run in no other test."""
-    x = jnp.asarray(sample("heavy_tail", 2 * 4096).reshape(2, 4096))
+@pytest.mark.parametrize("n", [500, 2 * sketch.SAMPLES_PER_COPY, 40_000], ids=lambda n: f"{n} samples")
+def test_every_way_of_scattering_gives_the_same_bits(n):
+    """One for CPU, one for a GPU (one copy, two, the most), one for a TPU: the latter two run in no other test."""
+    x = jnp.asarray(sample("heavy_tail", 2 * n).reshape(2, n))
     index = sketch.bin_index(x) + jnp.array([[0], [sketch.BINS]], jnp.int32)
     counted = jnp.asarray(np.random.default_rng(0).random(x.shape) < 0.8)
     index = jnp.where(counted, index, 2 * sketch.BINS).reshape(-1)

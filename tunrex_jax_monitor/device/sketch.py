@@ -10,6 +10,7 @@ Method: DDSketch (Masson, Rim & Lee 2019, PVLDB 12(12):2195-2205) with quadratic
 from the bits of the float. `log` is not used because it differs between backends.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ SUB_BINS = 38  # per octave
 BINS_PER_SIGN = 1023
 LOWEST_OCTAVE = -13
 BINS = 2 * BINS_PER_SIGN + 1  # [negative, from large to small | zero | positive, from small to large]
+SAMPLES_PER_COPY, MAX_COPIES = 2048, 16  # of the planes that a GPU scatters into
 
 
 class Sketch(NamedTuple):
@@ -105,7 +107,7 @@ def scatter(run: Sketch, places: Places) -> Planes:
     words, greatest, least = jax.lax.platform_dependent(
         index, word, key, run.greatest, run.least, cpu=_in_place, cuda=_in_turn, default=_by_plane
     )
-    marks = None if places.mark is None else _count(index, places.mark.reshape(-1), run.low.shape)
+    marks = None if places.mark is None else _count_marks(index, places.mark.reshape(-1), run.low.shape)
     return Planes(words, marks, greatest, least)
 
 
@@ -121,6 +123,11 @@ def join(run: Sketch, planes: Planes) -> Added:
 
 def _count(index: Array, word: Array, shape: tuple[int, ...]) -> Array:
     return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, mode="drop").reshape(shape)
+
+
+def _count_marks(index: Array, mark: Array, shape: tuple[int, ...]) -> Array:
+    """Count the few that are marked: adding the zeros of the others would take as long as counting all."""
+    return _count(jnp.where(mark > 0, index, np.int32(math.prod(shape))), mark, shape)
 
 
 def _raise(plane: Array, index: Array, key: Array) -> Array:
@@ -142,13 +149,21 @@ def _by_plane(index: Array, word: Array, key: Array, greatest: Array, least: Arr
 
 
 def _in_turn(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
-    """The same in one constant and two scatters: each constant and each scatter costs a GPU a kernel."""
-    size = greatest.size
-    first, second, third = (jnp.where(index < size, index + np.int32(i * size), np.int32(3 * size)) for i in range(3))
-    planes = jnp.zeros(3 * size, jnp.uint32).at[first].add(word, mode="drop")
+    """The same in one constant and two scatters: each constant and each scatter costs a GPU a kernel.
+
+    A GPU's atomic operations on one address queue up, and rewards like to be all equal. So a large batch is dealt out
+    to several copies of the planes, sample by sample, and these are joined where the state is.
+    """
+    size, copies = greatest.size, int(np.clip(index.size // len(greatest) // SAMPLES_PER_COPY, 1, MAX_COPIES))
+    copy = jnp.arange(index.size, dtype=jnp.int32) % np.int32(copies) * np.int32(3 * size)
+    first, second, third = (
+        jnp.where(index < size, index + copy + np.int32(i * size), np.int32(3 * size * copies)) for i in range(3)
+    )
+    planes = jnp.zeros(3 * size * copies, jnp.uint32).at[first].add(word, mode="drop")
     places, keys = jnp.concatenate([second, third]), jnp.concatenate([key, ~key])
-    planes = planes.at[places].max(keys, mode="drop")
-    words, highest, lowest = planes.reshape(3, *greatest.shape)
+    planes = planes.at[places].max(keys, mode="drop").reshape(copies, 3, *greatest.shape)
+    words = functools.reduce(jnp.add, planes[:, 0])
+    highest, lowest = functools.reduce(jnp.maximum, planes[:, 1:])
     return words, jnp.maximum(greatest, highest), jnp.maximum(least, lowest)
 
 
