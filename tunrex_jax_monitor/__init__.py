@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tunrex_jax_monitor.host.checkpoint import to_checkpoint as to_checkpoint
     from tunrex_jax_monitor.host.detector import RewardAnomalyDetector as RewardAnomalyDetector
     from tunrex_jax_monitor.host.doctor import diagnose as diagnose
-    from tunrex_jax_monitor.host.functions import RewardFunctionMonitor as RewardFunctionMonitor
+    from tunrex_jax_monitor.host.function_monitor import RewardFunctionMonitor as RewardFunctionMonitor
     from tunrex_jax_monitor.host.functions import RewardFunctionWrapper as RewardFunctionWrapper
     from tunrex_jax_monitor.host.history import History as History
     from tunrex_jax_monitor.host.metrics_collector import MetricsCollector as MetricsCollector
@@ -60,7 +60,7 @@ _HOME = {
     "Reporter": "host.reporter",
     "RewardAccumulator": "accumulator",
     "RewardAnomalyDetector": "host.detector",
-    "RewardFunctionMonitor": "host.functions",
+    "RewardFunctionMonitor": "host.function_monitor",
     "RewardFunctionWrapper": "host.functions",
     "MetricsCollector": "host.metrics_collector",
     "RewardMetricsLogger": "host.metrics_logger",

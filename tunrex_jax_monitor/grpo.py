@@ -45,15 +45,19 @@ from typing import Any, SupportsInt
 from tunrex_jax_monitor.device.config import as_integer, invalid
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
-from tunrex_jax_monitor.host.functions import RewardFunctionMonitor, RewardFunctionWrapper
+from tunrex_jax_monitor.host.function_monitor import RewardFunctionMonitor
+from tunrex_jax_monitor.host.functions import RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds
 from tunrex_jax_monitor.host.intake import Intake
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
-from tunrex_jax_monitor.host.monitor import RewardMonitor
+from tunrex_jax_monitor.host.monitor import RewardMonitor, require_known
 from tunrex_jax_monitor.host.names import ADVANTAGES
 from tunrex_jax_monitor.host.outputs import Outputs, Silence
+from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.sinks.base import Sink
 from tunrex_jax_monitor.host.sinks.console import ConsoleSink, ascii_safe, say
+
+_FLUSH_SECONDS = 10.0  # after SIGTERM there is little time
 
 
 class GRPOMonitoringIntegration:
@@ -98,6 +102,7 @@ class GRPOMonitoringIntegration:
 
     Raises:
       ValueError: an argument is wrong.
+      TypeError: there is no argument of that name.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class GRPOMonitoringIntegration:
         sinks: Sequence[Sink] = (),
         **options: Any,
     ) -> None:
+        require_known(options, type(self))
         self.reward_names = names_lib.assign(reward_functions, reward_names)
         self.reward_functions = list(reward_functions)
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
@@ -154,6 +160,7 @@ class GRPOMonitoringIntegration:
         self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
         self.side_monitors = self.intake.side_monitors
         self._lock, self._finalized = threading.Lock(), False
+        self._signals = Preemption(self._flush_now)
         processes.announce()
         if self.verbose:
             say("\n" + self._banner())
@@ -178,7 +185,10 @@ class GRPOMonitoringIntegration:
           step: the trainer's step.
           reward_values: samples by name (scalar, list or array), in the place of what that function returned.
         """
-        self.intake.end_step(step, reward_values)
+        with self._signals:
+            self.intake.end_step(step, reward_values)
+            if self._signals.take():
+                self.flush(_FLUSH_SECONDS)
 
     def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
         """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""
@@ -196,6 +206,25 @@ class GRPOMonitoringIntegration:
         if not self.intake.is_forked:
             self.intake.flush(as_seconds(timeout_seconds), self.metrics_logger.close if wandb_ends else None)
 
+    def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
+        """Write what is pending when the process gets SIGTERM; then the signal does what it did before.
+
+        Until `finalize`. A handler that is there already is called at once, and what is pending is written with the
+        next `update_step`. Without one the process ends as it would have, after the flush or `grace_seconds`; pictures
+        and `monitoring_data.json` come from the run directory then. Call it on the main thread, behind whatever else
+        installs handlers.
+
+        Raises:
+          ValueError: this is not the main thread.
+        """
+        if processes.is_writer():
+            self._signals.install(grace_seconds=as_seconds(grace_seconds, _FLUSH_SECONDS))
+
+    def _flush_now(self, seconds: float) -> bool:
+        if not self.intake.is_forked:
+            self.intake.flush_rest(seconds)
+        return True
+
     def finalize(self, timeout_seconds: float = 60.0) -> None:
         """Take in what is pending, close the sinks, and write all files. A second call does nothing. Never raises.
 
@@ -210,6 +239,7 @@ class GRPOMonitoringIntegration:
         if finalized:
             return
         timeout_seconds = as_seconds(timeout_seconds)
+        self._signals.restore()
         self.intake.close(timeout_seconds)
         self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
         self.intake.guard(lambda: self._outputs.close(timeout_seconds))

@@ -1,5 +1,6 @@
 """Wrapped reward functions: what the trainer sees stays as it was, and what we count is right."""
 
+import asyncio
 import copy
 import functools
 import gc
@@ -75,6 +76,41 @@ def test_errors_are_counted_told_once_and_raised(caplog):
     assert (stats["calls"], stats["errors"], stats["error_rate"]) == (3, 3, 1.0)
     assert stats["recent_errors"] == ["KeyError: 'answer'"] * 3
     assert caplog.text.count("Reward function broken raised") == 1
+
+
+def test_an_async_function_stays_one_and_is_counted_when_it_has_been_awaited():
+    async def judge(completions):
+        await asyncio.sleep(0.01)
+        return [1 / len(completions)]
+
+    class Remote:
+        async def __call__(self, completions):
+            return [2.0]
+
+    calls = []
+    wrapper, remote = RewardFunctionWrapper(judge, listener=calls.append), RewardFunctionWrapper(Remote())
+    assert asyncio.iscoroutinefunction(wrapper)
+    assert asyncio.iscoroutinefunction(remote)
+    assert not asyncio.iscoroutinefunction(RewardFunctionWrapper(match))
+    pending = wrapper(["a"])
+    assert wrapper.call_count == 0
+    assert asyncio.run(pending) == [1.0]
+    assert asyncio.run(remote(["a"])) == [2.0]
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(wrapper([]))
+    assert [call.samples.tolist() for call in calls] == [[1.0], []]
+    assert (wrapper.call_count, wrapper.error_count) == (2, 1)
+    assert wrapper.get_stats()["max_time"] >= 0.01
+
+
+def test_calls_that_are_in_no_statistic_are_counted():
+    wrapper = RewardFunctionWrapper(lambda value: value, listener=lambda call: call.samples is not None)
+    for value in (1.0, "text", None, {"a": 1}):
+        wrapper(value)
+    assert wrapper.get_stats()["left_out"] == 2
+    monitor = RewardFunctionMonitor()
+    monitor.wrap(lambda value: value, "f")("text")
+    assert "Left out of the statistics: 1" in monitor.format_summary()
 
 
 def test_a_listener_that_raises_costs_the_caller_nothing(caplog):

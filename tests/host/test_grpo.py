@@ -306,6 +306,8 @@ def test_a_result_of_another_length_is_told_and_left_out(tmp_path, caplog):
     stats = export(tmp_path)["stats"]
     assert stats["constant"]["count"] == 8
     assert "count" not in stats["short"] or stats["short"]["count"] == 0
+    calls = monitoring.function_monitor.get_all_stats()
+    assert (calls["constant"]["left_out"], calls["short"]["left_out"]) == (0, 2)
 
 
 class Unreadable:
@@ -472,6 +474,15 @@ def test_detection_may_be_switched_off(tmp_path):
 def test_bad_configuration_fails_at_once(tmp_path, options, message):
     with without_runtime_types(), pytest.raises(ValueError, match=message):
         setup(tmp_path, [constant], **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("windowsize", "Did you mean window_size"), ("wandb_tag", "Did you mean wandb_tags"), ("zzz", "Leave it out")],
+)
+def test_an_unknown_argument_is_refused_and_the_nearest_named(tmp_path, name, remedy):
+    with pytest.raises(TypeError, match=f"{name}: got an unknown argument, allowed: reward_functions, .* {remedy}"):
+        setup(tmp_path, [constant], **{name: 1})
 
 
 def test_given_values_take_the_place_of_what_the_function_returned(tmp_path, caplog):

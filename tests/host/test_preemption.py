@@ -209,3 +209,44 @@ def test_no_step_is_lost_and_none_told_twice(tmp_path, how, last):
     records = read_records(tmp_path / "run")
     assert [step for record in records for step in record.series["step"]] == list(range(last + 1))
     assert "x/run/p50" in records[-1].scalars
+
+
+WRAPPED = """
+import logging, os, signal, sys
+import tunrex_jax_monitor as trm
+how, output_dir = sys.argv[1:]
+logging.basicConfig(format="%(message)s")
+if how == "owner":
+    stop = []
+    signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
+def grade(completions): return [float(text) for text in completions]
+monitoring = trm.setup_grpo_monitoring(
+    [grade], use_wandb=False, verbose=False, output_dir=output_dir, visualization_frequency=0
+)
+(function,) = monitoring.get_wrapped_reward_functions()
+monitoring.flush_on_sigterm(grace_seconds=60)
+for step in range(100):
+    function(["0", str(step)])
+    if how == "inside" and step == 14:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how != "unstepped":
+        monitoring.update_step(step)
+    if how != "inside" and step == 14:
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how == "owner" and stop and step == 15:
+        os._exit(3)
+"""
+
+
+@pytest.mark.parametrize("how", ["between", "inside", "unstepped", "owner"])
+def test_wrapped_functions_lose_no_step_either(tmp_path, how):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", WRAPPED, how, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert done.returncode == (3 if how == "owner" else ENDED)
+    (run_dir,) = tmp_path.glob("run-*")
+    records = read_records(run_dir)
+    last = 15 if how == "owner" else 14
+    assert [step for record in records for step in record.series["step"]] == list(range(last + 1))
+    assert [value for record in records for value in record.series["grade/max"]] == list(range(last + 1))

@@ -134,6 +134,49 @@ def test_keys_that_the_owner_has_are_left_alone(init, tmp_path, caplog):
     assert "ours are monitor/reward. A prefix keeps all apart" in caplog.text
 
 
+@pytest.mark.parametrize("ours_per_row", [1, 3])
+@pytest.mark.parametrize("through", ["run", "module"])
+def test_a_key_that_the_owner_logs_later_than_we_do_is_theirs_from_then_on(init, tmp_path, ours_per_row, through):
+    owner, sink = wandb.init(**init), WandbSink()
+    log = owner.log if through == "run" else wandb.log
+    for step in range(9):
+        for part in range(ours_per_row):
+            sink.write(make_record(ours_per_row * step + part, scalars={"reward": -1.0}))
+        log({"loss": 1.0} | ({"reward": float(step)} if step > 3 else {}), step=step)
+        sink.write(make_record(1000 + step, scalars={"reward": -1.0}))
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    theirs = [row for row in run.history if "loss" in row]
+    assert [row["reward"] for row in theirs][4:] == [4.0, 5.0, 6.0, 7.0, 8.0]
+    assert run.summary["reward"] == 8.0
+    steps = [row.get("monitoring/step") for row in run.history if row.get("reward") == -1.0 or "monitor/reward" in row]
+    assert len(set(steps)) == 9 * (ours_per_row + 1)
+
+
+def test_a_run_that_we_have_logged_to_before_keeps_the_names_of_its_keys(init, tmp_path):
+    owner, first = wandb.init(**init), WandbSink()
+    owner.log({"reward": 0.0})
+    for sink in (first, WandbSink()):
+        sink.write(make_record(0, scalars={"reward": -1.0}))
+        owner.log({"loss": 0.0})
+        sink.close()
+        for name in ("_log", "_finish"):  # what a new process sees of a run that it resumes
+            delattr(owner, name)
+    owner.finish()
+    assert set(wandb_reader.read(tmp_path).series("reward")) == {0.0}
+
+
+def test_the_run_is_looked_up_when_the_reporter_starts(init, tmp_path, caplog):
+    owner, sinks = wandb.init(**init), [WandbSink(), WandbSink()]
+    for sink in sinks:
+        sink.begin_run({})
+    assert "the keys of this one begin with 'monitor_2/'" in caplog.text
+    owner.finish()
+    sinks[0].write(make_record(0))
+    assert "the run was finished before the monitor, after 0 records" in caplog.text
+
+
 def test_a_second_run_in_the_process_is_noticed(init, tmp_path):
     sink = WandbSink()
     for name in ("one", "two"):

@@ -46,24 +46,26 @@ class Collector:
         """How many finished rounds of calls wait for the end of their step."""
         return self._rewards.waiting
 
-    def hear(self, call: Call) -> None:
-        """Take in what a reward function returned."""
+    def hear(self, call: Call) -> bool:
+        """Take in what a reward function returned; False where that cannot be one reward per completion."""
         mode = mode_of(call.keywords.get("mode", "train"))
         self.note_mode(call.completions, mode)
         if self._on_group_size is not None and mode == "train":
             attempt(lambda: self._learn_group_size(call.keywords))  # the keywords are the trainer's: anything goes
         if not self._is_listening:
-            return
+            return True
         samples = self._samples(call)
         with self._lock:
-            if self._is_listening:
-                self._rewards.add(mode, round_key(call.completions, call.keywords), call.name, samples)
+            if self._is_listening:  # without samples too, so that the round gets full
+                key = round_key(call.completions, call.keywords)
+                self._rewards.add(mode, key, call.name, NO_SAMPLE if samples is None else samples)
+        return samples is not None
 
     def _samples(self, call: Call) -> Any:
-        """Return the samples of a call; none where it returned something else, so that its round gets full."""
+        """Return the samples of a call, or None where it returned something else."""
         if call.samples is None:
             self.tell(f"{call.name}: a result could not be recorded: {call.error}", about=f"result {call.name}")
-            return NO_SAMPLE
+            return None
         expected = 0 if call.has_raised else _length(call.completions)
         if expected and call.is_scalar:
             of = jnp if isinstance(call.samples, jax.Array) else np  # what lies on a device is not worth a wait
@@ -74,7 +76,7 @@ class Collector:
                 "out of the statistics. Return one reward per completion.",
                 about=f"length {call.name}",
             )
-            return NO_SAMPLE
+            return None
         return call.samples
 
     def stop_listening(self) -> None:

@@ -1,19 +1,22 @@
-"""Reward functions under watch: called as before, counted, timed, and overheard.
+"""A reward function under watch: called as before, counted, timed, and overheard.
 
 A wrapper returns what the function returns, untouched, and raises what it raises. It keeps no argument and no result;
 numbers are copied out of a result once, for whoever listens. As with a function, a copy of it is itself. In a forked
-child it is the function alone: a lock there may be held by a thread that is gone.
+child it is the function alone: a lock there may be held by a thread that is gone. Around `async def` it is a coroutine
+function too, and a call ends when what it returned has been awaited.
 """
 
+import asyncio
 import functools
 import inspect
 import logging
 import os
+import sys
 import threading
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +25,6 @@ import numpy as np
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import clean, name_of
-from tunrex_jax_monitor.host.sinks.console import ascii_safe, say
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 NO_SAMPLE = np.zeros(0, np.float32)
@@ -43,7 +45,7 @@ class Call(NamedTuple):
     keywords: Mapping[str, Any]
 
 
-Listener = Callable[[Call], object]
+Listener = Callable[[Call], object]  # returns False where the samples are left out of the statistics
 
 
 class RewardFunctionWrapper:
@@ -60,6 +62,7 @@ class RewardFunctionWrapper:
       name: what it is called.
       call_count: calls so far.
       error_count: calls that raised.
+      left_out_count: calls whose result is in no statistic: no numbers, or not one per completion.
       max_recent: how many of the newest samples and errors are kept.
     """
 
@@ -80,12 +83,14 @@ class RewardFunctionWrapper:
         self._listener = listener
         self._lock, self._pid = threading.Lock(), os.getpid()
         self._told: set[str] = set()
+        if inspect.iscoroutinefunction(reward_fn) or inspect.iscoroutinefunction(type(reward_fn).__call__):
+            _mark_as_coroutine_function(self)
         self.reset()
 
     def reset(self) -> None:
         """Forget every call."""
         with self._lock:
-            self.call_count = self.error_count = 0
+            self.call_count = self.error_count = self.left_out_count = 0
             self._seconds: list[float] = [0.0, np.inf, 0.0]  # total, least, greatest
             self._values: deque[float] = deque(maxlen=self.max_recent)
             self._errors: deque[str] = deque(maxlen=self.max_recent)
@@ -102,12 +107,25 @@ class RewardFunctionWrapper:
         try:
             result = self._reward_fn(*args, **kwargs)
         except Exception as error:
-            self._count(time.perf_counter() - start, error)
-            self._report(None, error, args, kwargs)
+            self._end(start, None, error, args, kwargs)
             raise
-        self._count(time.perf_counter() - start, None)
-        self._report(result, None, args, kwargs)
+        if inspect.iscoroutine(result):
+            return self._await(start, result, args, kwargs)
+        self._end(start, result, None, args, kwargs)
         return result
+
+    async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        try:
+            result = await pending
+        except Exception as error:
+            self._end(start, None, error, args, kwargs)
+            raise
+        self._end(start, result, None, args, kwargs)
+        return result
+
+    def _end(self, start: float, result: Any, raised: Exception | None, args: tuple[Any, ...], kwargs: Any) -> None:
+        self._count(time.perf_counter() - start, raised)
+        self._report(result, raised, args, kwargs)
 
     def __copy__(self) -> "RewardFunctionWrapper":
         return self
@@ -132,7 +150,7 @@ class RewardFunctionWrapper:
             return list(self._errors)
 
     def get_stats(self) -> dict[str, Any]:
-        """Return calls, errors and times in seconds; times are 0.0 before the first call."""
+        """Return calls, errors, calls left out, and times in seconds; times are 0.0 before the first call."""
         with self._lock:
             calls, (total, least, greatest) = self.call_count, self._seconds
             return {
@@ -140,6 +158,7 @@ class RewardFunctionWrapper:
                 "calls": calls,
                 "errors": self.error_count,
                 "error_rate": self.error_count / max(calls, 1),
+                "left_out": self.left_out_count,
                 "total_time": total,
                 "avg_time": total / max(calls, 1),
                 "min_time": least if calls and self._track_timing else 0.0,
@@ -168,16 +187,22 @@ class RewardFunctionWrapper:
             with self._lock:
                 self._values.extend(samples[-self.max_recent :].tolist())
         if (listener := self._listener) is None:
+            self._leave_out(samples is None)
             return
 
         def tell() -> None:  # a result may raise wherever it is asked
             is_scalar = error is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
             completions = self._completions(args, kwargs)
-            listener(Call(self.name, samples, error, is_scalar, raised is not None, completions, kwargs))
+            call = Call(self.name, samples, error, is_scalar, raised is not None, completions, kwargs)
+            self._leave_out(listener(call) is False)
 
         _, failure = attempt(tell)
         if failure is not None:
             self._tell(f"monitor {type(failure).__name__}", f"A result of {self.name} could not be recorded", failure)
+
+    def _leave_out(self, is_left_out: bool) -> None:
+        with self._lock:
+            self.left_out_count += is_left_out
 
     def _completions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if not args or "completions" in kwargs:
@@ -193,81 +218,12 @@ class RewardFunctionWrapper:
             _logger.warning("%s: %s", message, _text_of(error))
 
 
-class RewardFunctionMonitor:
-    """A set of wrapped reward functions.
-
-    Args:
-      verbose: say each function as it is wrapped.
-
-    Attributes:
-      wrapped_functions: the wrappers, by name.
-    """
-
-    def __init__(self, verbose: bool = False) -> None:
-        self.verbose = verbose
-        self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
-
-    def wrap(
-        self,
-        reward_fn: Callable[..., Any],
-        name: str | None = None,
-        log_errors: bool = True,
-        track_timing: bool = True,
-        *,
-        listener: Listener | None = None,
-    ) -> RewardFunctionWrapper:
-        """Return the function, wrapped; of two with one name, the second replaces the first in this set.
-
-        The arguments are those of `RewardFunctionWrapper`.
-        """
-        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
-        self.wrapped_functions[wrapper.name] = wrapper
-        if self.verbose:
-            say(f"Wrapped reward function: {ascii_safe(wrapper.name)}")
-        return wrapper
-
-    def wrap_all(
-        self, reward_fns: Sequence[Callable[..., Any]], names: Sequence[str] | None = None, **keywords: Any
-    ) -> list[RewardFunctionWrapper]:
-        """Return all functions, wrapped, in order; `keywords` are as in `wrap`."""
-        given = [None] * len(reward_fns) if names is None else names
-        return [self.wrap(f, name, **keywords) for f, name in zip(reward_fns, given, strict=True)]
-
-    def get_all_stats(self) -> dict[str, dict[str, Any]]:
-        """Return `RewardFunctionWrapper.get_stats` of each, by name."""
-        return {name: wrapper.get_stats() for name, wrapper in self.wrapped_functions.items()}
-
-    def get_metrics_dict(self) -> dict[str, float]:
-        """Return `reward_fn/<name>/` calls, errors, error_rate, avg_time_ms and max_time_ms."""
-        metrics: dict[str, float] = {}
-        for name, stats in self.get_all_stats().items():
-            metrics |= {f"reward_fn/{name}/{key}": float(stats[key]) for key in ("calls", "errors", "error_rate")}
-            metrics |= {f"reward_fn/{name}/{key}_time_ms": 1e3 * stats[f"{key}_time"] for key in ("avg", "max")}
-        return metrics
-
-    def print_summary(self) -> None:
-        """Print calls, errors and times of each function."""
-        print(self.format_summary())  # noqa: T201 - the method's name says so
-
-    def format_summary(self) -> str:
-        """Return what `print_summary` prints."""
-        lines = ["=" * 80, "Reward Function Execution Summary", "=" * 80]
-        for name, s in self.get_all_stats().items():
-            times = [f"{1e3 * s[f'{key}_time']:.3f}" for key in ("avg", "min", "max")]
-            lines += [
-                "",
-                f"{name}:",
-                f"  Calls: {s['calls']}",
-                f"  Errors: {s['errors']} ({s['error_rate']:.1%})",
-                f"  Avg time: {times[0]} ms",
-                f"  Time range: [{times[1]}, {times[2]}] ms",
-            ]
-        return "\n".join([*lines, "=" * 80])
-
-    def reset_all(self) -> None:
-        """Forget every call of every function."""
-        for wrapper in self.wrapped_functions.values():
-            wrapper.reset()
+def _mark_as_coroutine_function(wrapper: Any) -> None:
+    """Let a trainer see that calls have to be awaited; in Python 3.11 only asyncio can see it."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(wrapper)
+    else:
+        wrapper._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
 def _text_of(error: Exception) -> str:

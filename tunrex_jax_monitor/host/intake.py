@@ -55,11 +55,12 @@ class Intake:
         """Whether this is a child of the process that it was made in."""
         return os.getpid() != self._pid
 
-    def hear(self, call: Call) -> None:
-        """Take in what a reward function returned."""
-        self._collector.hear(call)
+    def hear(self, call: Call) -> bool:
+        """Take in what a reward function returned; False where that cannot be one reward per completion."""
+        is_recorded = self._collector.hear(call)
         if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
             self._step_by_rounds(self._collector.take("none"))
+        return is_recorded
 
     def end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None = None) -> None:
         """End a step: everything since the last one is its data; `reward_values` replace what a function returned."""
@@ -112,14 +113,17 @@ class Intake:
             self._background.put(then)
         self._background.drain(timeout_seconds)
 
+    def flush_rest(self, timeout_seconds: float) -> None:
+        """The same, with what belongs to steps that have not ended: the process is about to."""
+        self._end_steps()
+        self.flush(timeout_seconds)
+
     def close(self, timeout_seconds: float) -> None:
         """Fold in what is left, and close the monitors. At the exit of the process too, if need be."""
         if self.is_forked:
             return
         atexit.unregister(self._close_at_exit)
-        for rest in self._sources:
-            self.guard(rest)
-        self.guard(self._take_rest)
+        self._end_steps()
         if not self._background.close(timeout_seconds + _COMPILE_SECONDS):
             self.tell("The reward monitor is still busy with steps before the end; those are missing.")
         for monitor in (self._monitor, *self.side_monitors.values()):
@@ -158,6 +162,11 @@ class Intake:
             self._collector.stop_listening()
         extra = self._collector.take_advantages(completions) if "train" in rounds else {}
         self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)), holds_step=True)
+
+    def _end_steps(self) -> None:
+        for rest in self._sources:
+            self.guard(rest)
+        self.guard(self._take_rest)
 
     def _take_rest(self) -> None:
         rounds = self._collector.take("all")

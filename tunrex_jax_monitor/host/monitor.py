@@ -4,11 +4,13 @@ Every statistic is computed by `RewardAccumulator`; what is here keeps a state, 
 """
 
 import atexit
+import dataclasses
+import difflib
+import inspect
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsInt
@@ -64,6 +66,7 @@ class RewardMonitor:
 
     Raises:
       ValueError: an argument is wrong.
+      TypeError: there is no argument of that name.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class RewardMonitor:
         extra_scalars: Callable[[], Mapping[str, float]] | None = None,
         **options: Any,
     ) -> None:
+        require_known(options, type(self))
         if not enable_anomaly_detection:
             options["detect"] = "off"
         self.accumulator = RewardAccumulator(
@@ -118,7 +122,7 @@ class RewardMonitor:
             if self.accumulator.group_size is not None:
                 return
             if self._state is None:
-                self.accumulator = replace(self.accumulator, group_size=group_size)
+                self.accumulator = dataclasses.replace(self.accumulator, group_size=group_size)
             else:
                 message = (
                     "There are no group statistics: that %d completions share a prompt was told after the first step."
@@ -223,7 +227,7 @@ class RewardMonitor:
             if self._reporter is not None and not self._closed:
                 self._reporter.flush()
             history = self.history.with_record(self.read())
-        history.config = asdict(self.accumulator)
+        history.config = dataclasses.asdict(self.accumulator)
         return history
 
     def get_all_stats(self) -> dict[str, RewardStats]:
@@ -272,3 +276,18 @@ class RewardMonitor:
                 reporter.lose()
             self._reporter = reporter
         return self._reporter
+
+
+def require_known(options: Mapping[str, object], constructor: Callable[..., object]) -> None:
+    """Refuse further arguments that `RewardAccumulator` does not have, before anything begins.
+
+    Raises:
+      TypeError: there is no argument of that name; it says which one was meant.
+    """
+    fields = [field.name for field in dataclasses.fields(RewardAccumulator)]
+    known = [name for name in (*inspect.signature(constructor).parameters, *fields) if name != "options"]
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
+            raise TypeError(f"{name}: got an unknown argument, allowed: {', '.join(dict.fromkeys(known))}. {remedy}")

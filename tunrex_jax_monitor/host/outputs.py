@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunrex_jax_monitor.host.files import json_parts, require_writable, write_atomically
-from tunrex_jax_monitor.host.functions import RewardFunctionMonitor
+from tunrex_jax_monitor.host.function_monitor import RewardFunctionMonitor
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import EXPORT
 from tunrex_jax_monitor.host.monitor import RewardMonitor

@@ -19,7 +19,6 @@ from tunrex_jax_monitor.host.sinks.wandb_rows import SharedRun
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _STEP = "monitoring/step"
-_ASIDE = "monitor/"  # before a key that the run had before us
 _ALERTS = 10_000  # rows of the table
 _QUIET_SECONDS = 300.0  # between two alerts of one type and reward
 _NO_RUN = (
@@ -36,7 +35,7 @@ class WandbSink:
     On somebody else's run no row is ever lost, neither of theirs nor of ours: see `wandb_rows`.
 
     Args:
-      run: the run to log to; `wandb.run`, looked up at each record, by default.
+      run: the run to log to; by default `wandb.run`, looked up when the reporter starts and at each record.
       own_run: True opens a run when the reporter starts, and finishes it at the end; each record is a row at once.
       commit: True where nobody else logs to the run: each record is a row at once. A row that somebody then logs with a
         smaller `step=` than there are rows is dropped by W&B.
@@ -92,6 +91,8 @@ class WandbSink:
         if self._own:
             given = {"config": self._config, "tags": self._tags or None, **self._init}
             self._run = self._wandb.init(reinit="create_new", **given)
+        elif self._active() is not None:  # the first record may come when the run is over
+            self._find()
 
     def write(self, record: Record) -> None:
         """Log one record; without a run, say so once and go on."""
@@ -131,7 +132,7 @@ class WandbSink:
             return
         if self._alerts:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
-            at.run.log({at.key("alerts/table"): self.table(_COLUMNS, rows)}, commit=self._commits)
+            at.log({"alerts/table": self.table(_COLUMNS, rows)}, commit=self._commits)
         if self._last is not None:
             at.run.summary.update({at.key(key): value for key, value in self._last.scalars.items()})
         if at.shared is not None:
@@ -141,9 +142,7 @@ class WandbSink:
 
     def _find(self) -> "_Joined | None":
         """Return the run to log to; another than before where the owner has opened another since."""
-        run = self._wandb.run if self._run is None else self._run
-        if run is not None and getattr(run, "_is_finished", False):
-            run = None
+        run = self._active()
         if run is None:
             if not self._told:
                 self._told = True
@@ -152,6 +151,10 @@ class WandbSink:
         if self._joined is None or self._joined.run is not run:
             self._joined = self._join(run)
         return self._joined
+
+    def _active(self) -> Any:
+        run = self._wandb.run if self._run is None else self._run
+        return None if getattr(run, "_is_finished", False) else run
 
     def _join(self, run: Any) -> "_Joined":
         self._told = False
@@ -164,12 +167,7 @@ class WandbSink:
         return joined
 
     def _log(self, at: "_Joined", values: Mapping[str, Any], step: int) -> None:
-        row = {at.key(key): value for key, value in values.items()} | {at.key(_STEP): step}
-        at.define(row)
-        if self._commits or at.shared is None:
-            at.run.log(row)
-        else:
-            at.shared.join(row, at.prefix)
+        at.log({**values, _STEP: step}, commit=self._commits, joins=True)
 
     def _row(self, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = dict(record.scalars)
@@ -193,21 +191,39 @@ class _Joined:
         self._defined: set[str] = set()
 
     def key(self, key: str) -> str:
-        """Return what a key is called there: aside where the run's owner logs one of that name."""
+        """Return what a key is called there."""
         own = self.prefix + key
-        return _ASIDE + own if self.shared is not None and own in self.shared.taken else own
+        return own if self.shared is None else self.shared.key(own)
 
-    def define(self, row: Mapping[str, Any]) -> None:
-        """Give each new key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
-        axis, new = self.key(_STEP), row.keys() - self._defined
-        self._defined |= new
-        for key in new:
-            self.run.define_metric(key, step_metric=None if key == axis else axis)
-        if moved := sorted(key for key in new if key.startswith(_ASIDE)):
+    def log(self, values: Mapping[str, Any], *, commit: bool, joins: bool = False) -> None:
+        """Log a row; `joins`: one of records, which waits for one of the owner's unless it is committed."""
+        if self.shared is None:
+            self.run.log(self._to_row(values), commit=commit)
+            return
+        with self.shared.lock:
+            row = self._to_row(values)
+            if joins and not commit:
+                self.shared.join(row, self.prefix)
+            else:
+                self.shared.log(row, commit=commit)
+
+    def _to_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        names = {key: self.key(key) for key in values}
+        new = [key for key, name in names.items() if name not in self._defined]
+        if moved := sorted(names[key] for key in new if names[key] != self.prefix + key):
             message = (
                 "W&B: the run has keys of its own that the monitor uses too; ours are %s. A prefix keeps all apart."
             )
             _logger.warning(message, ", ".join(moved))
+        for key in new:
+            self._define(names[key])
+        return {names[key]: value for key, value in values.items()}
+
+    def _define(self, name: str) -> None:
+        """Give a key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
+        axis = self.key(_STEP)
+        self.run.define_metric(name, step_metric=None if name == axis else axis)
+        self._defined.add(name)
 
 
 def coarsen(histogram: Histogram, bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,9 @@ W&B drops a row whose step lies behind the run's own counter, and every committe
 ours joins the owner's (`commit=False`, no `step=`). Where the owner has logged nothing since our last row, the next
 would overwrite it: it is held, and logged when the run ends, since nothing of the owner's can come behind it then. The
 x axis of our keys is our own, so the order of rows does not matter.
+
+In a joined row a key of ours would replace one of that name, so we look at what the owner logs: from the moment that a
+key is theirs, ours has another name.
 """
 
 import atexit
@@ -22,6 +25,7 @@ _TOLD_AT = 20
 _ATTRIBUTE = "_tunrex_jax_monitor"
 _MAKING = threading.Lock()
 _MARK = "tunrex_jax_monitor"  # in the configuration of a run that we have logged to
+_ASIDE = "monitor/"  # before a key that is the owner's as well
 
 
 class SharedRun:
@@ -29,18 +33,21 @@ class SharedRun:
 
     Attributes:
       prefixes: of the sinks that log there now.
-      taken: keys that the run had before us, which are its owner's.
+      lock: held from the choice of a key to the row that it is logged in.
     """
 
     def __init__(self, run: Any) -> None:
         self.prefixes: list[str] = []
-        self.taken: frozenset[str] = frozenset() if _MARK in run.config else frozenset(run.summary.keys())
+        self.lock = threading.RLock()
         self._run = run
+        self._taken = _keys_of_owner(run)
+        self._ours = threading.local()
         self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
         self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
-        self._lost, self._lock, self._is_told = 0, threading.Lock(), False
+        self._lost, self._is_told = 0, False
         self._pid = os.getpid()
+        self._watch_keys()
         self._watch_end()
 
     @classmethod
@@ -67,15 +74,27 @@ class SharedRun:
         if prefix in self.prefixes:
             self.prefixes.remove(prefix)
 
+    def key(self, own: str) -> str:
+        """Return what a key is called: aside where the run's owner logs one of that name."""
+        return _ASIDE + own if own in self._taken else own
+
+    def log(self, row: Mapping[str, Any], commit: bool | None = None) -> None:
+        """Log a row of ours."""
+        self._ours.is_logging = True
+        try:
+            self._run.log(dict(row), commit=commit)
+        finally:
+            self._ours.is_logging = False
+
     def join(self, row: Mapping[str, Any], prefix: str) -> None:
         """Log a row, now or at the end: values by key, all with this prefix."""
         numbers = {key: value for key, value in row.items() if isinstance(value, float | int)}
         self._newest |= numbers
         if self._run.step != self._counters.get(prefix):
-            self._run.log(row, commit=False)
+            self.log(row, commit=False)
             self._counters[prefix] = self._run.step
             return
-        with self._lock:
+        with self.lock:
             self._lost += len(self._held) == _HELD
             self._held.append(dict(row))
             waiting = len(self._held)
@@ -87,6 +106,22 @@ class SharedRun:
                 "summary shows the newest. Where nobody else logs, commit=True (wandb_commit=True) shows them at once.",
                 waiting,
             )
+
+    def _watch_keys(self) -> None:
+        name = "_log" if hasattr(self._run, "_log") else "log"  # the first is behind `wandb.log` as well
+        log = getattr(self._run, name)
+
+        def note_and_log(*args: Any, **kwargs: Any) -> Any:
+            if not getattr(self._ours, "is_logging", False):
+                attempt(lambda: self._note(*args, **kwargs))
+            return log(*args, **kwargs)
+
+        setattr(self._run, name, note_and_log)
+
+    def _note(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        if not data.keys() <= self._taken:
+            with self.lock:  # a row of ours that may have one of them goes first
+                self._taken |= data.keys()
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -104,15 +139,25 @@ class SharedRun:
         """Log what is held; the summary then says the newest again."""
         if os.getpid() != self._pid:  # the rows are the parent's
             return
-        with self._lock:
+        with self.lock:
             if not self._held:
                 return
-            self._run.log({}, commit=True)  # what has joined a row stays there
+            self.log({}, commit=True)  # what has joined a row stays there
             while self._held:
-                self._run.log(self._held.popleft())
-            self._run.summary.update(self._newest)
+                self.log(self._rename(self._held.popleft()))
+            self._run.summary.update(self._rename(self._newest))
             if self._lost:
                 _logger.warning("W&B: the oldest %d of the rows that waited for the end were given up.", self._lost)
+
+    def _rename(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Give keys that have become the owner's since another name."""
+        return {self.key(key): value for key, value in row.items()}
+
+
+def _keys_of_owner(run: Any) -> set[str]:
+    """Return the keys of a run that are not ours; where we have logged to it before, those that ours gave way to."""
+    keys = set(run.summary.keys())
+    return keys if _MARK not in run.config else {key for key in keys if _ASIDE + key in keys}
 
 
 def _finish_of(run: Any) -> str:
