@@ -50,7 +50,7 @@ def table_of(found: Sequence[Episode]) -> Table:
         for e in found
     ]
     titles = ("step", "to", "type", "reward", "peak", "what was seen")
-    return Table(titles, rows, left=("type", "reward", "what was seen"))
+    return Table(titles, rows, left=("type", "reward", "what was seen"), optional=("peak", "to"))
 
 
 def _require_rewards(history: History, rewards: Sequence[str]) -> None:

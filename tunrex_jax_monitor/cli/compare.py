@@ -124,7 +124,7 @@ def _print(runs: Mapping[str, History], found: Sequence[Difference], broken: set
             click.echo()
         rows = [_row(d, d in broken) for d in found if d.run == other]
         titles = ("reward", "metric", base, other, "change", "relative")
-        echo(Table(titles, rows, left=("metric",), is_grouped=True))
+        echo(Table(titles, rows, left=("metric",), optional=("relative",), is_grouped=True))
 
 
 def _row(d: Difference, is_broken: bool) -> list[Cell | str]:

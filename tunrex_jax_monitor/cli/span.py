@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from tunrex_jax_monitor.cli.options import Problem
-from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.history import PART, History
 from tunrex_jax_monitor.host.record import Record
 
 _ALL = (float("-inf"), float("inf"))
@@ -28,7 +28,10 @@ def parse(text: str) -> tuple[float, float]:
 
 
 def cut(history: History, records: Iterable[Record], text: str) -> History:
-    """Return the history of the steps that `text` names; statistics of the window are those of the last whole record.
+    """Return the history of the steps that `text` names.
+
+    Statistics of the window are those of the last whole record; those of the run, and its counters, go back to its
+    beginning.
 
     Args:
       history: the whole run.
@@ -44,9 +47,11 @@ def cut(history: History, records: Iterable[Record], text: str) -> History:
         there = f"the run has steps {min(steps)} to {max(steps)}" if steps else "the run has no step yet"
         raise Problem(f"--steps: got {text!r}, in which there is no step, allowed: a part of the run. Here {there}.")
     part = History()
-    part.manifest, part.names = history.manifest, history.names
+    part.names = history.names
     for record in _parts(records, first, last):
         part.write(record)
+    shown = part.series["step"]
+    part.manifest = {**history.manifest, PART: f"steps {min(shown):,} to {max(shown):,}"}
     return part
 
 

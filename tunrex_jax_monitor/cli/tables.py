@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -76,8 +76,10 @@ def drawn(table: Table, width: int) -> "RichTable":
     table = _fitting(table, width)
     result = RichTable(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for at, title in enumerate(table.titles):
-        is_text = at == 0 or title in table.left
-        result.add_column(Text(_shown(title)), justify="left" if is_text else "right", no_wrap=title not in table.left)
+        folds = title in table.left
+        least = _longest_word([title, *(_text(row[at]) for row in table.rows)]) if folds else None
+        justify: Literal["left", "right"] = "left" if folds or at == 0 else "right"
+        result.add_column(Text(_shown(title)), justify=justify, no_wrap=not folds, min_width=least)
     for row, below in zip(table.rows, [*table.rows[1:], None], strict=True):
         ends = table.is_grouped and below is not None and _text(below[0]) != _text(row[0])
         name = shorten(_shown(row[0]), max(width // 4, _NARROWEST))
@@ -98,6 +100,11 @@ def _fitting(table: Table, width: int) -> Table:
             break
     titles, *rows = [[row[at] for at in kept] for row in (table.titles, *table.rows)]
     return table._replace(titles=[_text(title) for title in titles], rows=rows)
+
+
+def _longest_word(texts: Sequence[str]) -> int:
+    """Return the columns that a text needs to be folded between words alone, unless one is very long."""
+    return min(max(cells(word) for text in texts for word in _shown(text).split() or ("",)), _FOLDED)
 
 
 def _shown(cell: Cell | str) -> str:

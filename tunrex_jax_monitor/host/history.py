@@ -23,6 +23,7 @@ from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, describe, iter_rec
 from tunrex_jax_monitor.host.schema import require_manifest
 
 EXPORT = "monitoring_data.json"
+PART = "part"  # in the manifest of a part of a run: which steps those are
 _ALERTS = 10_000  # the newest; each is some 300 bytes
 
 

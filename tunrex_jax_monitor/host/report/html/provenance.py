@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tunrex_jax_monitor.host.history import History
+from tunrex_jax_monitor.host.history import PART, History
 from tunrex_jax_monitor.host.report.html.panels import EMISSIONS
 from tunrex_jax_monitor.host.report.html.points import Points
 from tunrex_jax_monitor.host.report.text import plural
@@ -32,6 +32,9 @@ def provenance(run: History, points: Points) -> Provenance:
 
 
 def _run(run: History) -> Iterator[tuple[str, str]]:
+    if part := run.manifest.get(PART):
+        words = "what is said of the run, and the counts below, are of all its steps up to there; the rest is of these"
+        yield "part", f"{part}; {words}"
     if (started := run.manifest.get("start_time")) is not None:
         yield "started", utc(started)
     if run.last is not None:
