@@ -21,7 +21,7 @@ What differs from the original, because it was wrong there (the original -> here
   episode (`detect="literal"` for the original table).
 - DROP and SPIKE only above 0, a constant is no FLATLINE -> any baseline, any constant.
 - W&B rows after the commit of their step are lost, at times the owner's too -> each joins one of the owner's, or comes
-  when the run ends; `monitoring/step` is the axis; `wandb_commit=True`, `wandb_prefix=`.
+  when the run ends; a key that the owner logs too is theirs, ours is under `monitor/`; `monitoring/step` is the axis; `wandb_commit=True`, `wandb_prefix=`.
 - A table of alerts, and one of statistics, under a new key per logging step -> `alerts/<TYPE>` and `alerts/total` count
   from the beginning; one `alerts/table` at the end; `log_summary_table` has one key.
 - `MetricsCollector` keeps every value -> the newest 1000 of each name.
@@ -68,7 +68,7 @@ class GRPOMonitoringIntegration:
     Args:
       reward_functions: what the trainer would get.
       reward_names: one per function; their own names by default. Names that clash get a suffix, with one warning.
-      use_wandb: log to the active W&B run, looked up at each emission; without one, a warning, once.
+      use_wandb: log to the active W&B run, looked up at the first step and each emission; without one, a warning, once.
       enable_anomaly_detection: False computes no alert.
       log_frequency: steps between two emissions (console, W&B, `records.jsonl`).
       summary_frequency: steps between two summary blocks on the console; each comes with the emission that is due next.
