@@ -21,7 +21,8 @@ What differs from the original, because it was wrong there (the original -> here
   episode (`detect="literal"` for the original table).
 - DROP and SPIKE only above 0, a constant is no FLATLINE -> any baseline, any constant.
 - W&B rows after the commit of their step are lost, at times the owner's too -> each joins one of the owner's, or comes
-  when the run ends; a key that the owner logs too is theirs, ours is under `monitor/`; `monitoring/step` is the axis; `wandb_commit=True`, `wandb_prefix=`.
+  when the run ends; a key that the owner logs too is theirs, ours is under `monitor/`; `monitoring/step` is the axis;
+  `wandb_commit=True`, `wandb_prefix=`.
 - A table of alerts, and one of statistics, under a new key per logging step -> `alerts/<TYPE>` and `alerts/total` count
   from the beginning; one `alerts/table` at the end; `log_summary_table` has one key.
 - `MetricsCollector` keeps every value -> the newest 1000 of each name.
