@@ -43,7 +43,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsInt
 
-from tunrex_jax_monitor.device.config import as_integer, invalid
+from tunrex_jax_monitor.device.config import as_integer, invalid, require_flag
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.function_monitor import RewardFunctionMonitor
@@ -136,6 +136,10 @@ class GRPOMonitoringIntegration:
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
         _require_outputs(output_dir, sinks)
+        flags = {"use_wandb": use_wandb, "enable_anomaly_detection": enable_anomaly_detection, "verbose": verbose}
+        for name, flag in {**flags, "log_histograms": log_histograms, "wandb_commit": wandb_commit}.items():
+            require_flag(name, flag)
+        _require_wandb(wandb_tags, wandb_config, wandb_prefix)
         writes = processes.is_writer()
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
         options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
@@ -275,7 +279,16 @@ def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwar
 
 def _require_outputs(output_dir: object, sinks: object) -> None:
     """Refuse what nothing could be written to, before a directory is locked."""
-    if not isinstance(output_dir, str | os.PathLike):
+    if not isinstance(output_dir, str | os.PathLike) or not os.fspath(output_dir):
         raise invalid("output_dir", output_dir, "a path", "Name the directory that files shall go to.")
     if not isinstance(sinks, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in sinks):
         raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
+
+
+def _require_wandb(tags: object, config: object, prefix: object) -> None:
+    if isinstance(tags, str) or not isinstance(tags, Sequence) or not all(isinstance(tag, str) for tag in tags):
+        raise invalid("wandb_tags", tags, "a list of texts", "Pass for example ['grpo'].")
+    if not isinstance(config, Mapping | None):
+        raise invalid("wandb_config", config, "a mapping", "Pass for example {'lr': 1e-6}.")
+    if not isinstance(prefix, str):
+        raise invalid("wandb_prefix", prefix, "a text such as 'monitor/'", "Leave it out for none.")

@@ -103,6 +103,39 @@ def test_an_async_function_stays_one_and_is_counted_when_it_has_been_awaited():
     assert wrapper.get_stats()["max_time"] >= 0.01
 
 
+def test_a_call_that_is_cancelled_is_an_error():
+    async def slow(completions):
+        await asyncio.sleep(60)
+
+    def interrupted(completions):
+        raise KeyboardInterrupt
+
+    wrapper, other = RewardFunctionWrapper(slow), RewardFunctionWrapper(interrupted)
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(wrapper(["a"]), 0.01))
+    with pytest.raises(KeyboardInterrupt):
+        other(["a"])
+    assert [(w.call_count, w.error_count) for w in (wrapper, other)] == [(1, 1)] * 2
+
+
+def test_attributes_of_the_function_are_there():
+    function = functools.partial(match)
+    function.weight = 2.5
+    wrapper = RewardFunctionWrapper(function)
+    assert (wrapper.weight, pickle.loads(pickle.dumps(wrapper)).weight) == (2.5, 2.5)
+    assert not hasattr(wrapper, "other")
+
+
+def test_a_masked_array_has_no_sample_where_it_is_masked():
+    np.testing.assert_array_equal(to_samples(np.ma.array([1, 2], mask=[False, True])), [1.0, np.nan])
+
+
+@pytest.mark.parametrize(("arguments", "message"), [((3,), "reward_fn: got 3"), ((match, 3), "name: got 3")])
+def test_what_cannot_be_wrapped_is_refused(arguments, message):
+    with without_runtime_types(), pytest.raises(ValueError, match=message):
+        RewardFunctionWrapper(*arguments)
+
+
 def test_calls_that_are_in_no_statistic_are_counted():
     wrapper = RewardFunctionWrapper(lambda value: value, listener=lambda call: call.samples is not None)
     for value in (1.0, "text", None, {"a": 1}):

@@ -52,6 +52,42 @@ def test_what_another_thread_is_about_to_finish_waits():
     assert p.take("all") == {"train": [{"a": f(1)}]}
 
 
+def test_what_another_thread_never_finishes_comes_a_step_later():
+    p, rounds = Pool(NAMES), []
+    for key in range(3):
+        thread = threading.Thread(target=p.add, args=("train", key, "a", f(key)))
+        thread.start()
+        thread.join()
+        rounds.append(p.take("mine"))
+    assert rounds == [{}, {"train": [{"a": f(0)}]}, {"train": [{"a": f(1)}]}]
+
+
+def test_of_two_rounds_of_equal_contents_each_keeps_its_own():
+    p = Pool(NAMES)
+    for name in NAMES:
+        for batch in (1, 2):
+            p.add("train", 7, name, f(batch), batch)
+    assert p.take() == {"train": [{"a": f(1), "b": f(1)}, {"a": f(2), "b": f(2)}]}
+    for thread_value in (1, 2):  # other objects of the same contents, on two threads
+
+        def both(value=thread_value):
+            for name in NAMES:
+                p.add("train", 7, name, f(value), id(object()))
+
+        thread = threading.Thread(target=both)
+        thread.start()
+        thread.join()
+    assert p.take("all") == {"train": [{"a": f(1), "b": f(1)}, {"a": f(2), "b": f(2)}]}
+
+
+def test_rounds_that_nobody_finishes_do_not_pile_up():
+    p = Pool(NAMES)
+    for batch in range(1000):
+        p.add("train", 7, "a", f(batch), batch)
+    assert p.waiting > 900
+    assert len(p.take("all")["train"]) == 1000
+
+
 def test_rounds_of_many_threads_stay_whole():
     p, taken, stop = Pool(NAMES), [], threading.Event()
 

@@ -1,13 +1,16 @@
 """WandbSink, judged by reading the offline run back."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
 from tests import wandb_reader
 from tests.device.support import without_runtime_types
 from tests.host.streams import ACC, pulled, run_loop
-from tests.host.support import make_record
+from tests.host.support import ROOT, make_record
 from tunrex_jax_monitor import Reporter
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram
 from tunrex_jax_monitor.host.sinks.wandb import WandbSink
@@ -148,10 +151,66 @@ def test_a_key_that_the_owner_logs_later_than_we_do_is_theirs_from_then_on(init,
     owner.finish()
     run = wandb_reader.read(tmp_path)
     theirs = [row for row in run.history if "loss" in row]
-    assert [row["reward"] for row in theirs][4:] == [4.0, 5.0, 6.0, 7.0, 8.0]
+    assert [row.get("reward") for row in theirs][4:] == [4.0, 5.0, 6.0, 7.0, 8.0]
+    assert run.metrics["reward"] == ""  # our axis is not theirs
     assert run.summary["reward"] == 8.0
     steps = [row.get("monitoring/step") for row in run.history if row.get("reward") == -1.0 or "monitor/reward" in row]
     assert len(set(steps)) == 9 * (ours_per_row + 1)
+
+
+@pytest.mark.parametrize("options", [{"step": 0}, {"commit": False}], ids=str)
+@pytest.mark.parametrize("summary", [None, "none"])
+def test_a_row_that_is_open_when_we_begin_keeps_its_values(init, tmp_path, options, summary):
+    owner = wandb.init(**init)
+    if summary:
+        owner.define_metric("reward", summary=summary)
+    owner.log({"reward": 7.0, "loss": 1.0}, **options)
+    sink = WandbSink()
+    for step in range(3):
+        sink.write(make_record(step, scalars={"reward": -1.0}))
+        owner.log({"loss": 2.0 + step})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.series("reward")[0] == 7.0
+    ours = [row for row in run.history if row.get("reward") == -1.0 or "monitor/reward" in row]
+    assert sorted(row["monitoring/step"] for row in ours) == [0, 1, 2]
+
+
+def test_a_key_that_the_owner_has_defined_keeps_its_axis(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.begin_run({})
+    wandb.define_metric("reward", step_metric="train_step")
+    for step in range(3):
+        sink.write(make_record(step, scalars={"reward": -1.0}))
+        owner.log({"reward": float(step), "train_step": 10 * step})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert (run.metrics["reward"], run.metrics["monitor/reward"]) == ("train_step", "monitoring/step")
+    assert run.series("reward") == [0.0, 1.0, 2.0]
+
+
+def test_what_the_owner_logs_when_the_process_ends_is_kept_and_so_are_rows_that_wait(tmp_path):
+    code = """
+import atexit, os, sys, wandb
+from tests.host.support import make_record
+from tunrex_jax_monitor.host.sinks.wandb import WandbSink
+run = wandb.init(mode="offline", dir=sys.argv[1], project="p")
+atexit.register(lambda: run.log({"final": 0.9}, step=11))
+sink = WandbSink()
+for step in range(10):
+    run.log({"loss": 1.0}, step=step)
+    for part in range(4):
+        sink.write(make_record(4 * step + part))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_SILENT": "true", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    run = wandb_reader.read(tmp_path)
+    assert run.series("final") == [0.9]
+    assert sorted({row["monitoring/step"] for row in rows_of(run)}) == list(range(40))
 
 
 def test_a_run_that_we_have_logged_to_before_keeps_the_names_of_its_keys(init, tmp_path):

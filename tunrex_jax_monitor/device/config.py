@@ -170,12 +170,18 @@ def _set(config: Config, field: str, value: object) -> None:
     object.__setattr__(config, field, value)  # the class is frozen for everybody else
 
 
+def require_flag(argument: str, got: object) -> None:
+    """Refuse what is no flag: a text such as "no" would count as True."""
+    if not isinstance(got, bool | np.bool_):
+        raise invalid(argument, got, "True or False", "Pass one of the two.")
+
+
 def as_integer(argument: str, got: Any, low: int, high: int = 2**31 - 1) -> int:
     """Return a Python int, of an integer of Python or numpy."""
     is_whole = isinstance(got, numbers.Integral) and not isinstance(got, bool)
     if not is_whole or not low <= int(got) <= high:
         allowed = f"a whole number, {low} or more" + (f", at most {high}" if is_whole and int(got) > high else "")
-        raise invalid(argument, got, allowed, "Sizes fix the shapes of the compiled program.")
+        raise invalid(argument, got, allowed, f"Pass {low} or more.")
     return int(got)
 
 

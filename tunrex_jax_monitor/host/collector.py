@@ -55,10 +55,11 @@ class Collector:
         if not self._is_listening:
             return True
         samples = self._samples(call)
+        key = round_key(call.completions, call.keywords)  # takes time, in which nobody need wait
         with self._lock:
             if self._is_listening:  # without samples too, so that the round gets full
-                key = round_key(call.completions, call.keywords)
-                self._rewards.add(mode, key, call.name, NO_SAMPLE if samples is None else samples)
+                given = NO_SAMPLE if samples is None else samples
+                self._rewards.add(mode, key, call.name, given, batch=id(call.completions))
         return samples is not None
 
     def _samples(self, call: Call) -> Any:

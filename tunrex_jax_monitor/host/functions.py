@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import clean, name_of
 
@@ -38,7 +39,7 @@ class Call(NamedTuple):
 
     name: str
     samples: Any  # a copy: float32[n], or an array on its device; None where there is no number to read
-    error: Exception | None  # what the function raised, or why its result holds no samples
+    error: BaseException | None  # what the function raised, or why its result holds no samples
     is_scalar: bool  # one number for all completions
     has_raised: bool
     completions: Any  # what it was given as such, or else its first argument; None where there is neither
@@ -64,6 +65,10 @@ class RewardFunctionWrapper:
       error_count: calls that raised.
       left_out_count: calls whose result is in no statistic: no numbers, or not one per completion.
       max_recent: how many of the newest samples and errors are kept.
+      Any other, without an underscore in front, is the function's.
+
+    Raises:
+      ValueError: an argument is wrong.
     """
 
     def __init__(
@@ -75,6 +80,10 @@ class RewardFunctionWrapper:
         *,
         listener: Listener | None = None,
     ) -> None:
+        if not callable(reward_fn):
+            raise invalid("reward_fn", reward_fn, "a callable", "Pass the function itself.")
+        if not isinstance(name, str | None):
+            raise invalid("name", name, "a text", "Leave it out for the name of the function.")
         functools.update_wrapper(self, reward_fn, updated=())  # its attributes must not overwrite ours
         self.__name__ = self.name = clean(name_of(reward_fn, "reward") if name is None else name)
         self.max_recent = _RECENT
@@ -106,7 +115,7 @@ class RewardFunctionWrapper:
         start = time.perf_counter()
         try:
             result = self._reward_fn(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:  # a call that is cancelled is none that succeeded
             self._end(start, None, error, args, kwargs)
             raise
         if inspect.iscoroutine(result):
@@ -117,15 +126,21 @@ class RewardFunctionWrapper:
     async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         try:
             result = await pending
-        except Exception as error:
+        except BaseException as error:  # a call that is cancelled is none that succeeded
             self._end(start, None, error, args, kwargs)
             raise
         self._end(start, result, None, args, kwargs)
         return result
 
-    def _end(self, start: float, result: Any, raised: Exception | None, args: tuple[Any, ...], kwargs: Any) -> None:
+    def _end(self, start: float, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
         self._count(time.perf_counter() - start, raised)
         self._report(result, raised, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute that the function was given, such as a weight."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._reward_fn, name)
 
     def __copy__(self) -> "RewardFunctionWrapper":
         return self
@@ -167,7 +182,7 @@ class RewardFunctionWrapper:
                 "recent_errors": list(self._errors)[-_SHOWN_ERRORS:],
             }
 
-    def _count(self, seconds: float, error: Exception | None) -> None:
+    def _count(self, seconds: float, error: BaseException | None) -> None:
         with self._lock:
             self.call_count += 1
             if self._track_timing:
@@ -181,7 +196,7 @@ class RewardFunctionWrapper:
                 type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
             )
 
-    def _report(self, result: Any, raised: Exception | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _report(self, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
         samples, error = (NO_SAMPLE, raised) if raised is not None else attempt(lambda: capture(result))
         if isinstance(samples, np.ndarray):  # what lies on a device is not worth a wait
             with self._lock:
@@ -210,7 +225,7 @@ class RewardFunctionWrapper:
         bound, _ = attempt(lambda: inspect.signature(self._reward_fn).bind_partial(*args, **kwargs).arguments)
         return (bound or {}).get("completions", args[0])
 
-    def _tell(self, what: str, message: str, error: Exception) -> None:
+    def _tell(self, what: str, message: str, error: BaseException) -> None:
         with self._lock:
             is_new = what not in self._told
             self._told.add(what)
@@ -226,7 +241,7 @@ def _mark_as_coroutine_function(wrapper: Any) -> None:
         wrapper._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
 
 
-def _text_of(error: Exception) -> str:
+def _text_of(error: BaseException) -> str:
     text, _ = attempt(lambda: str(error))  # an error of a judge may fail at that too
     return f"{type(error).__name__}: {text}"
 
@@ -242,7 +257,7 @@ def to_samples(result: Any) -> np.ndarray:
     Raises:
       TypeError, ValueError: it holds something else than numbers; a text is none, whatever it says.
     """
-    given = np.asarray(result)
+    given = np.asarray(_filled(result) if isinstance(result, np.ma.MaskedArray) else result)
     if given.dtype.kind == "O":
         given = np.array([_bounded(value) for value in given.flat])
     is_text = given.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in given.flat)
@@ -252,6 +267,11 @@ def to_samples(result: Any) -> np.ndarray:
         )
     with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
         return np.array(given, np.float32).reshape(-1)
+
+
+def _filled(masked: Any) -> Any:
+    """Return a masked array with NaN where there is no value."""
+    return masked.astype(float).filled(np.nan)
 
 
 def _bounded(value: Any) -> Any:

@@ -6,6 +6,7 @@ from several threads at once, training and evaluation mixed, and several to a st
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -17,8 +18,10 @@ from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.host.guard import attempt
 
 _PLAIN = (str, bytes, int, float, type(None))
+_AT_ONCE = 64  # rounds of one key that wait for rewards which never come
 
 
 class Batch(NamedTuple):
@@ -31,9 +34,14 @@ class Batch(NamedTuple):
 Round = dict[str, Any]  # by name, what a function returned: float32[n], or an array on a device
 
 
-class _Open(NamedTuple):
+@dataclass
+class _Open:
+    """A round that lacks a reward."""
+
     values: Round
-    thread: int
+    thread: int  # that began it
+    batch: int  # what it was given, as an object
+    is_left: bool = False  # was there when a step ended, and has got nothing since
 
 
 class Pool:
@@ -46,32 +54,51 @@ class Pool:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, int], _Open] = {}
+        self._open: dict[tuple[str, int], list[_Open]] = {}
         self._closed: dict[str, list[Round]] = {}
 
-    def add(self, mode: str, key: int, name: str, samples: Any) -> None:
-        """Add what a function returned; `key` is the same for all functions of a round, and may come again later."""
+    def add(self, mode: str, key: int, name: str, samples: Any, batch: int = 0) -> None:
+        """Add what a function returned.
+
+        Args:
+          mode: of the call.
+          key: the same for all functions of a round, and may come again later, or for another round at the same time.
+          name: of the reward.
+          samples: what was returned.
+          batch: identity of what the function was given: of two rounds of one key, that of its own object is meant, or
+            else that of its own thread.
+        """
+        own = threading.get_ident()
         with self._lock:
-            at = (mode, key)
-            if at in self._open and name in self._open[at].values:
-                self._close(at)
-            found = self._open.setdefault(at, _Open({}, threading.get_ident()))
-            found.values[name] = samples
+            rounds = self._open.setdefault((mode, key), [])
+            lacking = [round_ for round_ in rounds if name not in round_.values]
+            if lacking:
+                found = max(lacking, key=lambda round_: (round_.batch == batch, round_.thread == own))
+            else:
+                over = [round_ for round_ in rounds if (round_.thread, round_.batch) == (own, batch)]
+                for round_ in over or rounds[:-_AT_ONCE]:
+                    self._close((mode, key), round_)
+                found = _Open({}, own, batch)
+                self._open.setdefault((mode, key), []).append(found)
+            found.values[name], found.is_left = samples, False
             if len(found.values) == len(self._names):
-                self._close(at)
+                self._close((mode, key), found)
 
     def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode.
 
         Args:
           unfinished: which rounds to take that lack a reward: those that this thread began, or also those that another
-            may be about to finish.
+            may be about to finish. It has until the next time that rounds are taken.
         """
+        own = threading.get_ident()
         with self._lock:
-            own = threading.get_ident()
-            for at, round_ in list(self._open.items()):
-                if unfinished == "all" or (unfinished == "mine" and round_.thread == own):
-                    self._close(at)
+            for at, rounds in list(self._open.items()):
+                for round_ in list(rounds):
+                    is_mine = unfinished == "mine" and (round_.thread == own or round_.is_left)
+                    if unfinished == "all" or is_mine:
+                        self._close(at, round_)
+                    round_.is_left = unfinished == "mine"
             closed, self._closed = self._closed, {}
             return closed
 
@@ -81,8 +108,12 @@ class Pool:
         with self._lock:
             return sum(map(len, self._closed.values()))
 
-    def _close(self, at: tuple[str, int]) -> None:
-        self._closed.setdefault(at[0], []).append(self._open.pop(at).values)
+    def _close(self, at: tuple[str, int], round_: _Open) -> None:
+        self._closed.setdefault(at[0], []).append(round_.values)
+        rounds = self._open[at]
+        rounds[:] = [other for other in rounds if other is not round_]
+        if not rounds:
+            del self._open[at]
 
 
 def join(rounds: Sequence[Mapping[str, Any]], names: Sequence[str], group_size: int, least: int) -> Batch:
@@ -148,7 +179,8 @@ def _fingerprint(value: Any) -> int:
     if isinstance(value, _PLAIN):
         return hash(value)
     if isinstance(value, list | tuple):
-        return hash(tuple(map(_fingerprint, value)))
+        whole, _ = attempt(lambda: hash(tuple(value)))  # texts and token ids, twenty times as fast
+        return hash(tuple(map(_fingerprint, value))) if whole is None else whole
     if isinstance(value, Mapping):
         return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":

@@ -222,7 +222,10 @@ class _Joined:
     def _define(self, name: str) -> None:
         """Give a key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
         axis = self.key(_STEP)
-        self.run.define_metric(name, step_metric=None if name == axis else axis)
+        if self.shared is None:
+            self.run.define_metric(name, step_metric=None if name == axis else axis)
+        else:
+            self.shared.define(name, axis)
         self._defined.add(name)
 
 

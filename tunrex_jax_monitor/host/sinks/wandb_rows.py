@@ -5,8 +5,9 @@ ours joins the owner's (`commit=False`, no `step=`). Where the owner has logged 
 would overwrite it: it is held, and logged when the run ends, since nothing of the owner's can come behind it then. The
 x axis of our keys is our own, so the order of rows does not matter.
 
-In a joined row a key of ours would replace one of that name, so we look at what the owner logs: from the moment that a
-key is theirs, ours has another name.
+In a joined row a key of ours would replace one of that name, so we look at what the owner logs and defines: from the
+moment that a key is theirs, ours has another name. What the owner has put into the row that is open when we begin
+cannot be seen, so our first row waits for their next one.
 """
 
 import atexit
@@ -14,7 +15,8 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tunrex_jax_monitor.host.guard import attempt
@@ -47,7 +49,9 @@ class SharedRun:
         self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
         self._lost, self._is_told = 0, False
         self._pid = os.getpid()
-        self._watch_keys()
+        self._defined: set[str] = set()
+        self._watch("log", self._note)
+        self._watch("define_metric", self._note_definition)
         self._watch_end()
 
     @classmethod
@@ -64,6 +68,7 @@ class SharedRun:
             number += 1
             own = f"{prefix}monitor_{number}/"
         self.prefixes.append(own)
+        self._counters[own] = self._run.step
         if own != prefix:
             message = "W&B: another monitor logs to this run, so the keys of this one begin with %r."
             _logger.warning(message + " Pass a prefix of your own.", own)
@@ -80,11 +85,14 @@ class SharedRun:
 
     def log(self, row: Mapping[str, Any], commit: bool | None = None) -> None:
         """Log a row of ours."""
-        self._ours.is_logging = True
-        try:
+        with self._as_ours():
             self._run.log(dict(row), commit=commit)
-        finally:
-            self._ours.is_logging = False
+
+    def define(self, key: str, axis: str) -> None:
+        """Give a key of ours its x axis."""
+        self._defined.add(key)
+        with self._as_ours():
+            self._run.define_metric(key, step_metric=None if key == axis else axis)
 
     def join(self, row: Mapping[str, Any], prefix: str) -> None:
         """Log a row, now or at the end: values by key, all with this prefix."""
@@ -107,21 +115,40 @@ class SharedRun:
                 waiting,
             )
 
-    def _watch_keys(self) -> None:
-        name = "_log" if hasattr(self._run, "_log") else "log"  # the first is behind `wandb.log` as well
-        log = getattr(self._run, name)
+    @contextmanager
+    def _as_ours(self) -> Iterator[None]:
+        """Tell what this thread does meanwhile from what the owner does."""
+        self._ours.is_active = True
+        try:
+            yield
+        finally:
+            self._ours.is_active = False
 
-        def note_and_log(*args: Any, **kwargs: Any) -> Any:
-            if not getattr(self._ours, "is_logging", False):
-                attempt(lambda: self._note(*args, **kwargs))
-            return log(*args, **kwargs)
+    def _watch(self, name: str, note: Callable[..., object]) -> None:
+        """Let `note` see what the owner calls, before it happens."""
+        name = f"_{name}" if hasattr(self._run, f"_{name}") else name  # that is behind `wandb.log` as well
+        call = getattr(self._run, name)
 
-        setattr(self._run, name, note_and_log)
+        def note_and_call(*args: Any, **kwargs: Any) -> Any:
+            if not getattr(self._ours, "is_active", False):
+                attempt(lambda: note(*args, **kwargs))
+            return call(*args, **kwargs)
+
+        setattr(self._run, name, note_and_call)
 
     def _note(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        if not data.keys() <= self._taken:
-            with self.lock:  # a row of ours that may have one of them goes first
-                self._taken |= data.keys()
+        if data.keys() <= self._taken:
+            return
+        with self.lock:  # a row of ours that may have one of them goes first
+            new = data.keys() - self._taken
+            self._taken |= new
+            for key in new & self._defined:  # or W&B would write our step into their rows
+                with self._as_ours():
+                    self._run.define_metric(key, overwrite=True)
+
+    def _note_definition(self, name: str, *_: Any, **__: Any) -> None:
+        with self.lock:
+            self._taken.add(name)
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -133,7 +160,7 @@ class SharedRun:
 
         setattr(release_and_finish, _ATTRIBUTE, self)  # a run takes no attribute of ours
         setattr(self._run, name, release_and_finish)
-        atexit.register(lambda: attempt(self._let_out))
+        _before_the_end(lambda: attempt(self._let_out))
 
     def _let_out(self) -> None:
         """Log what is held; the summary then says the newest again."""
@@ -162,3 +189,19 @@ def _keys_of_owner(run: Any) -> set[str]:
 
 def _finish_of(run: Any) -> str:
     return "_finish" if hasattr(run, "_finish") else "finish"  # the first is behind `with` as well
+
+
+def _before_the_end(action: Callable[[], object]) -> None:
+    """Do something when the process ends, behind what the owner does then, and before W&B ends."""
+    import wandb
+
+    service, _ = attempt(lambda: wandb.setup().ensure_service())
+    if (teardown := getattr(service, "teardown", None)) is None:
+        atexit.register(action)
+        return
+
+    def act_and_end(*args: Any, **kwargs: Any) -> Any:
+        action()
+        return teardown(*args, **kwargs)
+
+    service.teardown = act_and_end  # type: ignore[method-assign, union-attr]
