@@ -117,7 +117,9 @@ def test_steps_cut_the_series_and_the_alerts(text, steps):
 def test_a_page_of_some_steps_is_another_page(tmp_path):
     whole, part = (call("report", run_dir(), "-o", "-", *more).stdout for more in ((), ("--steps", "100:200")))
     assert "<h1>Rewards of steps 100 to 200</h1>" in part
-    assert "steps 100 to 200; what is said of the run, and the counts below, are of all its steps up to there" in part
+    assert "steps 100 to 200; statistics and counts that go back to the beginning of the run are left out" in part
+    assert "samples of the run" in whole
+    assert "samples of the run" not in part
     assert f"<h1>Rewards up to step {STEPS - 1}</h1>" in whole
 
 

@@ -26,7 +26,7 @@ from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report import differences
 from tunrex_jax_monitor.host.report.differences import METRICS, OF_RUN, SHARES, Difference, Limit
 from tunrex_jax_monitor.host.report.episodes import called
-from tunrex_jax_monitor.host.report.text import number, share, signed
+from tunrex_jax_monitor.host.report.text import number, percent, share, signed
 
 _ENDS_EARLIER = Limit.parse("steps:-0")
 
@@ -156,7 +156,7 @@ def _changes(d: Difference) -> tuple[str, str]:
     relative = d.relative
     if relative is None or math.isinf(relative) or d.metric in (*SHARES, "alerts"):
         return absolute, ""
-    return absolute, f"{100 * relative:+.1f} %"
+    return absolute, percent(relative)
 
 
 def _text(limit: Limit) -> str:

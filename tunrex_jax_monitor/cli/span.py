@@ -9,6 +9,7 @@ from tunrex_jax_monitor.host.history import PART, History
 from tunrex_jax_monitor.host.record import Record
 
 _ALL = (float("-inf"), float("inf"))
+_OF_RUN = "/nonfinite_count"
 _FORM = re.compile(r"(-?\d*):(-?\d*)")
 
 
@@ -30,8 +31,8 @@ def parse(text: str) -> tuple[float, float]:
 def cut(history: History, records: Iterable[Record], text: str) -> History:
     """Return the history of the steps that `text` names.
 
-    Statistics of the window are those of the last whole record; those of the run, and its counters, go back to its
-    beginning.
+    Statistics of the window are those of the last whole record. Those of the run go back to its beginning, so they are
+    left out where that is.
 
     Args:
       history: the whole run.
@@ -48,8 +49,9 @@ def cut(history: History, records: Iterable[Record], text: str) -> History:
         raise Problem(f"--steps: got {text!r}, in which there is no step, allowed: a part of the run. Here {there}.")
     part = History()
     part.names = history.names
+    is_late = first > min(steps)
     for record in _parts(records, first, last):
-        part.write(record)
+        part.write(_without_run(record) if is_late else record)
     shown = part.series["step"]
     part.manifest = {**history.manifest, PART: f"steps {min(shown):,} to {max(shown):,}"}
     return part
@@ -65,6 +67,12 @@ def _parts(records: Iterable[Record], first: float, last: float) -> Iterator[Rec
                 inside = dataclasses.replace(inside, scalars=before.scalars, histograms=before.histograms)
             yield inside
         before = record
+
+
+def _without_run(record: Record) -> Record:
+    scalars = {key: v for key, v in record.scalars.items() if "/run/" not in key and not key.endswith(_OF_RUN)}
+    histograms = {key: v for key, v in record.histograms.items() if "/run/" not in key}
+    return dataclasses.replace(record, scalars=scalars, histograms=histograms, counters={})
 
 
 def _cut(record: Record, rows: list[int], first: float, last: float) -> Record:

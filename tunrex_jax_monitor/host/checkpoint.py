@@ -46,7 +46,13 @@ def to_checkpoint(acc: RewardAccumulator, state: MonitorState) -> dict[str, np.n
     Args:
       acc: the accumulator that made the state.
       state: of one device, or replicated; in a multi-process job every process calls this.
+
+    Raises:
+      ValueError: one of them is something else.
     """
+    if not isinstance(acc, RewardAccumulator) or not isinstance(state, MonitorState):
+        got = f"{type(acc).__name__} and {type(state).__name__}"
+        raise invalid("acc, state", got, "a RewardAccumulator and a MonitorState", "Call to_checkpoint(acc, mon).")
     pending = int(_interval(acc, state))
     if pending:
         message = "A checkpoint was taken with %d steps not yet emitted. Call mon = reporter.flush(mon) before it."
@@ -117,6 +123,8 @@ def restore_or_init(
     """
     if on_mismatch not in ("raise", "init"):
         raise invalid("on_mismatch", on_mismatch, "'raise' or 'init'", "Leave it out to raise.")
+    if not hasattr(manager, "latest_step"):
+        raise invalid("manager", manager, "an orbax CheckpointManager", "Pass ocp.CheckpointManager(directory).")
     step = manager.latest_step() if step is None else step
     saved = None if step is None else _read_item(manager, step, item)
     if saved is None:

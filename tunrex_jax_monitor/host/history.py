@@ -101,6 +101,13 @@ class History:
             copy.write(record)
         return copy
 
+    @property
+    def span(self) -> str:
+        """Which steps are there, in words for a title."""
+        if part := self.manifest.get(PART):
+            return f"of {part}"
+        return "of no step yet" if self.last is None else f"up to step {self.last.step:,}"
+
     def in_order(self) -> "History":
         """Return itself where the steps never go back, else a copy that counts updates in their place.
 

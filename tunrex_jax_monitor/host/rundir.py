@@ -134,9 +134,17 @@ def _existing(run_dir: str | os.PathLike[str], name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"run_dir: got {os.fspath(run_dir)!r}, which has no {name}, allowed a directory that JsonlSink wrote. "
-            "Is it the directory above, or below?"
+            f"{_nearest(Path(run_dir), name)}"
         )
     return path
+
+
+def _nearest(directory: Path, name: str) -> str:
+    """Say where the file is instead, if it is near."""
+    below = [file.parent for file in directory.glob(f"*/{name}")]
+    if below:
+        return f"Name the run inside; the newest is '{max(below, key=lambda run: run.stat().st_mtime)}'."
+    return "Is it the directory above, or below?"
 
 
 def _log_torn(path: Path) -> Callable[[int], None]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunrex_jax_monitor.host.files import write_atomically
-from tunrex_jax_monitor.host.history import PART, History
+from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.html.comparison import comparison
 from tunrex_jax_monitor.host.report.html.report import report
 from tunrex_jax_monitor.host.report.visualizer import to_history
@@ -38,7 +38,8 @@ def page(run: History, title: str | None = None) -> str:
       run: what is shown.
       title: above it.
     """
-    return report(run, _heading(run) if title is None else title)
+    heading = "Rewards: no step yet" if run.last is None else f"Rewards {run.span}"
+    return report(run, heading if title is None else title)
 
 
 def comparison_page(runs: Mapping[str, History], title: str | None = None) -> str:
@@ -51,9 +52,3 @@ def comparison_page(runs: Mapping[str, History], title: str | None = None) -> st
     base, *others = runs
     listed = ", ".join(others) if len(others) <= _LISTED else f"{len(others)} runs"
     return comparison(runs, f"{listed} against {base}" if title is None else title)
-
-
-def _heading(run: History) -> str:
-    if part := run.manifest.get(PART):
-        return f"Rewards of {part}"
-    return "Rewards: no step yet" if run.last is None else f"Rewards up to step {run.last.step:,}"

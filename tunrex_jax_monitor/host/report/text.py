@@ -50,6 +50,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return "0" if abs(value) < _ZERO else f"{value:.{digits}g}"
 
 
+def percent(change: float) -> str:
+    """Return a relative change.
+
+    >>> percent(-0.146), percent(-1e-7)
+    ('-14.6 %', '0.0 %')
+    """
+    text = f"{100 * change:+.1f} %"
+    return text if float(text[:-1]) else "0.0 %"
+
+
 def signed(value: float | None, digits: int = 3) -> str:
     """Return a difference with its sign.
 

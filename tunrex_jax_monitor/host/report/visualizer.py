@@ -106,7 +106,7 @@ class RewardVisualizer:
         from tunrex_jax_monitor.host.report.dashboard import Layout, draw
 
         run = to_history(reward_monitor)
-        heading = "No rewards yet" if run.last is None else f"Rewards up to step {run.last.step:,}"
+        heading = "No rewards yet" if run.last is None else f"Rewards {run.span}"
         layout = Layout.of_run(run, heading if title is None else title)
         if save_path is not None:
             target = Path(save_path)

@@ -13,7 +13,7 @@ from tunrex_jax_monitor.host.report.html.payload import FEWEST, MOST, POINTS, al
 from tunrex_jax_monitor.host.report.html.points import Points, Sampled, choose
 from tunrex_jax_monitor.host.report.html.provenance import drawn, utc
 from tunrex_jax_monitor.host.report.html.render import render
-from tunrex_jax_monitor.host.report.text import number, share, signed
+from tunrex_jax_monitor.host.report.text import number, percent, share, signed
 from tunrex_jax_monitor.host.report.verdict import Verdict, total_verdict, verdicts
 
 COLORS = 7  # of runs in the style sheet; the dashes differ besides
@@ -140,7 +140,7 @@ def _change(difference: Difference) -> str:
         return ""
     if difference.points is not None:
         return f"{difference.points:+.1f} pp"
-    return signed(absolute) if difference.metric == "alerts" or abs(relative) > _ABSURD else f"{100 * relative:+.1f} %"
+    return signed(absolute) if difference.metric == "alerts" or abs(relative) > _ABSURD else percent(relative)
 
 
 def _status(difference: Difference) -> str:

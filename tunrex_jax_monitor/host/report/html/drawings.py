@@ -72,9 +72,11 @@ def bars(run: History, name: str) -> Bars | None:
 
 
 def _bars(histogram: Histogram, run: History, name: str, is_run: bool) -> Bars:
-    """Draw the run over the grid of its heat map, so that a far-off value does not squash the rest."""
+    """Draw the run over the range of its heat map, so that a far-off value does not squash the rest."""
     found = heat_map(run.emissions, name, columns=1) if is_run else None
-    edges = np.asarray(histogram.edges, float) if found is None else found.edges
+    edges = np.asarray(histogram.edges, float)  # its own: over other bins, one value would be spread over several
+    if found is not None:
+        edges = np.unique(np.clip(edges, found.edges[0], found.edges[-1]))
     shares = rebin(histogram, edges)
     below, inside, above = float(shares[0]), shares[1:-1], float(shares[-1])
     heights = inside / (inside.max() or 1.0) * (BARS_HEIGHT - 2)

@@ -33,8 +33,7 @@ def provenance(run: History, points: Points) -> Provenance:
 
 def _run(run: History) -> Iterator[tuple[str, str]]:
     if part := run.manifest.get(PART):
-        words = "what is said of the run, and the counts below, are of all its steps up to there; the rest is of these"
-        yield "part", f"{part}; {words}"
+        yield "part", f"{part}; statistics and counts that go back to the beginning of the run are left out"
     if (started := run.manifest.get("start_time")) is not None:
         yield "started", utc(started)
     if run.last is not None:
