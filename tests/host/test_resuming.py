@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
+import shutil
 
 import pytest
 
 from tests.host.support import make_record, run_python
+from tunrex_jax_monitor.host import resuming
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent
 from tunrex_jax_monitor.host.rundir import read_manifest, read_records
@@ -57,6 +60,39 @@ def test_steps_computed_again_are_not_written_twice_and_none_is_missing(tmp_path
     assert history.series["a/mean"][:20] == [float(step) for step in range(20)]  # as they were logged first
     assert history.series["a/mean"][20:] == [1000.0 + step for step in range(20, again[-1].step + 1)]
     assert [alert.step for alert in history.alerts] == history.series["step"]
+
+
+@pytest.mark.parametrize("where", ["move_away", "_replace_line"])
+def test_a_return_that_is_interrupted_can_be_tried_again(tmp_path, monkeypatch, where):
+    write(tmp_path, *(emission(first, first + 9) for first in (0, 10, 20, 30)))
+    whole = getattr(resuming, where)
+
+    def die_behind(*args):
+        whole(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(resuming, where, die_behind)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, resume=24)
+    write(tmp_path, emission(25, 34, value=1000.0), resume=24)
+    assert steps_of(tmp_path) == list(range(35))
+    assert History.read(tmp_path).series["a/mean"][23:26] == [23.0, 24.0, 1025.0]
+
+
+@pytest.mark.parametrize("replaced", ["records.jsonl", "."])
+def test_a_file_that_is_replaced_under_us_is_an_error(tmp_path, replaced):
+    sink = JsonlSink(tmp_path / "run")
+    sink.begin_run(CONFIG)
+    sink.write(emission(0, 9))
+    at = tmp_path / "run" / replaced
+    copy = tmp_path / "copy"
+    shutil.copytree(at, copy) if at.is_dir() else shutil.copy(at, copy)
+    shutil.rmtree(at) if at.is_dir() else None
+    os.replace(copy, at)
+    with pytest.raises(FileNotFoundError, match=r"records\.jsonl somebody has removed or replaced"):
+        sink.write(emission(10, 19))
+    sink.close()
 
 
 def test_a_torn_last_line_is_taken_away_before_the_run_goes_on(tmp_path, caplog):
@@ -203,7 +239,9 @@ def test_a_run_removed_while_it_is_written_is_told_and_not_written_into_nothing(
     for path in (tmp_path / "run").iterdir():
         path.unlink()
     (tmp_path / "run").rmdir()
-    with pytest.raises(FileNotFoundError, match=r"records\.jsonl somebody has removed, allowed .* Copy a run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"records\.jsonl somebody has removed or replaced, allowed .* Copy a run"
+    ):
         sink.write(emission(10, 19))
     sink.close()
 

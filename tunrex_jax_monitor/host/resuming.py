@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tunrex_jax_monitor.host.files import append
+from tunrex_jax_monitor.host.files import replacing
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import damaged
 
@@ -40,10 +40,24 @@ def take_up(path: Path, file: FileIO, step: int | None) -> int | None:
         if following is not None:
             away = move_away(path, offset, end, step)
             _logger.warning("%s: what was logged beyond step %d is in %s now", path, step, away.name)
-            file.truncate(offset)
             if (kept := until(following, step)) is not None:
-                append(file, kept.to_json().encode() + b"\n")
+                offset += _replace_line(path, offset, kept)
+            file.truncate(offset)
     return last_step(path, file.seek(0, os.SEEK_END))
+
+
+def _replace_line(path: Path, at: int, record: Record) -> int:
+    """Put a record into the place of a longer one; return the length of the line.
+
+    It is filled up with blanks, so that the file is whole at every moment, also on a full disk.
+    """
+    with path.open("r+b", buffering=0) as file:
+        file.seek(at)
+        length = len(file.readline())
+        line = record.to_json().encode().ljust(length - 1) + b"\n"
+        file.seek(at)
+        file.write(line)
+    return len(line)
 
 
 def end_of_lines(path: Path) -> int:
@@ -83,7 +97,7 @@ def move_away(path: Path, offset: int, end: int, step: int) -> Path:
     """Copy what lies between the offsets into a file of its own beside the path; return it once the disk has it."""
     names = (path.with_name(f"abandoned-{step}{suffix}.jsonl") for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
     target = next(name for name in names if not name.exists())
-    with path.open("rb") as source, target.open("wb") as copy:
+    with path.open("rb") as source, replacing(target) as part, part.open("wb") as copy:
         source.seek(offset)
         for start in range(offset, end, _BLOCK):
             copy.write(source.read(min(_BLOCK, end - start)))

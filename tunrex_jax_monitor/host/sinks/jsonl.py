@@ -82,10 +82,11 @@ class JsonlSink:
             append(file, new.to_json().encode() + b"\n")
 
     def _require_there(self, file: FileIO) -> None:
-        if not os.fstat(file.fileno()).st_nlink and not (self.run_dir / RECORDS).exists():
+        path, own = self.run_dir / RECORDS, os.fstat(file.fileno())
+        if not own.st_nlink or (path.exists() and not os.path.samestat(own, path.stat())):
             raise FileNotFoundError(
-                f"run_dir: got '{self.run_dir}', whose {RECORDS} somebody has removed, allowed a directory that stays "
-                "while the run is written. Copy a run before you remove it."
+                f"run_dir: got '{self.run_dir}', whose {RECORDS} somebody has removed or replaced, allowed a directory "
+                "that stays while the run is written. Copy a run before you remove it."
             )
 
     def _new(self, record: Record) -> Record | None:
