@@ -136,10 +136,9 @@ class GRPOMonitoringIntegration:
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
         _require_outputs(output_dir, sinks)
-        flags = {"use_wandb": use_wandb, "enable_anomaly_detection": enable_anomaly_detection, "verbose": verbose}
-        for name, flag in {**flags, "log_histograms": log_histograms, "wandb_commit": wandb_commit}.items():
-            require_flag(name, flag)
-        _require_wandb(wandb_tags, wandb_config, wandb_prefix)
+        _require_wandb(use_wandb, log_histograms, wandb_commit, wandb_tags, wandb_config, wandb_prefix)
+        require_flag("enable_anomaly_detection", enable_anomaly_detection)
+        require_flag("verbose", verbose)
         writes = processes.is_writer()
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
         options |= {"window_size": window_size, "enable_anomaly_detection": enable_anomaly_detection}
@@ -154,14 +153,7 @@ class GRPOMonitoringIntegration:
         )
         self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
         self.visualizer = self._outputs.visualizer
-        console = [ConsoleSink(summary_steps=self.summary_frequency)] if self.verbose else []
-        self.reward_monitor = RewardMonitor(
-            self.reward_names,
-            sinks=[self.metrics_logger, *console, *sinks],
-            run_dir=self.run_dir,
-            extra_scalars=self._read_extra,
-            **options,
-        )
+        self.reward_monitor = self._make_monitor(sinks, options)
         self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
         self.side_monitors = self.intake.side_monitors
         self._lock, self._finalized = threading.Lock(), False
@@ -249,6 +241,16 @@ class GRPOMonitoringIntegration:
         self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
         self.intake.guard(lambda: self._outputs.close(timeout_seconds))
 
+    def _make_monitor(self, sinks: Sequence[Sink], options: Mapping[str, Any]) -> RewardMonitor:
+        console = [ConsoleSink(summary_steps=self.summary_frequency)] if self.verbose else []
+        return RewardMonitor(
+            self.reward_names,
+            sinks=[self.metrics_logger, *console, *sinks],
+            run_dir=self.run_dir,
+            extra_scalars=self._read_extra,
+            **options,
+        )
+
     def _read_extra(self) -> dict[str, float]:
         """Return what goes into a record besides: the counters of the functions, and the rewards of other modes."""
         scalars = self.function_monitor.get_metrics_dict()
@@ -285,7 +287,11 @@ def _require_outputs(output_dir: object, sinks: object) -> None:
         raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
 
 
-def _require_wandb(tags: object, config: object, prefix: object) -> None:
+def _require_wandb(
+    use: object, histograms: object, commit: object, tags: object, config: object, prefix: object
+) -> None:
+    for name, flag in {"use_wandb": use, "log_histograms": histograms, "wandb_commit": commit}.items():
+        require_flag(name, flag)
     if isinstance(tags, str) or not isinstance(tags, Sequence) or not all(isinstance(tag, str) for tag in tags):
         raise invalid("wandb_tags", tags, "a list of texts", "Pass for example ['grpo'].")
     if not isinstance(config, Mapping | None):
