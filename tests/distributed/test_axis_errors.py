@@ -36,6 +36,14 @@ def test_an_axis_that_is_not_mapped_is_named_beside_those_that_are(axis_name):
         trace(LEAN, P("data"), axis_name)
 
 
+@pytest.mark.parametrize("axis_name", [(), ("data", "data")])
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_no_axis_and_one_twice_are_refused(axis_name, check_vma):
+    text = rf"axis_name: got {re.escape(repr(axis_name))}, allowed: one axis of shard_map or more, each once\. Leave"
+    with pytest.raises(ValueError, match=text):
+        trace(LEAN, P("data"), axis_name, check_vma=check_vma)
+
+
 def test_an_axis_outside_shard_map_says_so_and_what_to_do():
     x = np.zeros(8, np.float32)
     with pytest.raises(ValueError, match=r"axis_name: got 'data', .* outside shard_map\. .* under plain jit"):

@@ -223,6 +223,16 @@ def test_words_may_come_from_many_threads(reporter, sink):
     assert updates(sink.records) == [EVERY * (i + 1) for i in range(200)]
 
 
+def test_a_copy_may_come_however_late(reporter, sink):
+    """Under `grad` of a whole scan with remat, every emission comes again when all have been there."""
+    rows = numbered(50)
+    for row in (*rows, *reversed(rows)):
+        reporter.callback(row)
+    reporter.flush()
+    assert len(sink.records) == 50
+    assert reporter._builder.dropped == 0
+
+
 # Trouble
 
 

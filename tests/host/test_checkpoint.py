@@ -280,6 +280,23 @@ def test_a_state_of_other_rewards_raises_or_starts_anew_as_asked(manager, saved,
     assert told()[-1].startswith("The monitor starts anew at step 7. checkpoint: got a state of reward_names=")
 
 
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:99]), lambda file: file.unlink()])
+def test_an_item_that_orbax_cannot_read_raises_or_starts_anew_as_asked(manager, tmp_path, saved, told, damage):
+    save(manager, 7, monitor=saved)
+    for file in [path for path in (tmp_path / "checkpoints" / "7" / "monitor").rglob("*") if path.is_file()]:
+        damage(file)
+    with pytest.raises(ValueError, match=r"checkpoint: got an item 'monitor' that Orbax cannot read \(\w+: .*allowed"):
+        restore_or_init(ACC, manager)
+    support.assert_same_bits(restore_or_init(ACC, manager, on_mismatch="init"), ACC.init())
+    assert told()[-1].startswith("The monitor starts anew at step 7. checkpoint: got an item 'monitor' that Orbax")
+
+
+def test_a_step_that_is_not_there_is_named_beside_those_that_are(manager, saved):
+    save(manager, 7, monitor=saved)
+    with pytest.raises(ValueError, match=r"step: got 8, allowed: one of \[7\]\. Leave it out for the newest"):
+        restore_or_init(ACC, manager, 8)
+
+
 def test_another_on_mismatch_is_refused(manager):
     with support.without_runtime_types(), pytest.raises(ValueError, match="on_mismatch: got 'warn', allowed"):
         restore_or_init(ACC, manager, on_mismatch="warn")

@@ -194,6 +194,18 @@ def test_close_and_flush_raise_nothing_whatever_they_are_given(sink, bad):
     assert updates(sink.records) == [EVERY]
 
 
+def test_a_step_without_a_state_is_left_out_and_told(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, 2)
+        with without_runtime_types():
+            assert reporter.step(99, None) is None
+            assert reporter.step(100, None) is None
+        run_loop(reporter, 2, mon=mon, first=2)
+    assert sink.records[0].series["step"] == [0, 1, 2, 3]
+    (message,) = caplog.messages
+    assert message.startswith("state: Reporter.step got a NoneType, allowed: the MonitorState")
+
+
 def test_sinks_may_be_a_generator(sink):
     with Reporter(ACC, (s for s in [sink])) as reporter:
         run_loop(reporter, EVERY)

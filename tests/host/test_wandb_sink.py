@@ -177,6 +177,40 @@ def test_a_row_that_is_open_when_we_begin_keeps_its_values(init, tmp_path, optio
     assert sorted(row["monitoring/step"] for row in ours) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("at", [0, 2, "end"])
+def test_what_the_owner_puts_into_the_summary_stays_there(init, tmp_path, at):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.begin_run({})
+    for step in range(4):
+        sink.write(make_record(step, scalars={"reward": -1.0, "a/mean": 0.5}))
+        if step == at:
+            wandb.summary["reward"] = 7.0
+        sink.write(make_record(100 + step, scalars={"reward": -1.0, "a/mean": 0.5}))
+        owner.log({"loss": 1.0}, step=step)
+    sink.write(make_record(999, scalars={"reward": -1.0, "a/mean": 0.5}))
+    if at == "end":
+        owner.summary["reward"] = 7.0
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert (run.summary["reward"], run.summary["a/mean"]) == (7.0, 0.5)
+    assert [row["loss"] for row in run.history if "loss" in row] == [1.0] * 4
+    ours = [row for row in run.history if row.get("reward") == -1.0 or row.get("monitor/reward") == -1.0]
+    assert sorted(row["monitoring/step"] for row in ours) == [0, 1, 2, 3, 100, 101, 102, 103, 999]
+
+
+def test_what_the_owner_logs_behind_that_counts_in_the_summary(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    for step in range(3):
+        sink.write(make_record(step, scalars={"reward": -1.0}))
+        owner.log({"loss": 1.0})
+    owner.summary["reward"] = 7.0
+    owner.log({"reward": 8.0})
+    sink.close()
+    owner.finish()
+    assert wandb_reader.read(tmp_path).summary["reward"] == 8.0
+
+
 def test_a_key_that_the_owner_has_defined_keeps_its_axis(init, tmp_path):
     owner, sink = wandb.init(**init), WandbSink()
     sink.begin_run({})

@@ -1,9 +1,12 @@
 import logging
 import threading
+import time
 
 import pytest
 
 from tests.host.support import make_record, run_python
+from tunrex_jax_monitor.host import worker as worker_module
+from tunrex_jax_monitor.host import workers
 from tunrex_jax_monitor.host.sinks.memory import MemorySink
 from tunrex_jax_monitor.host.worker import SinkWorker
 
@@ -189,6 +192,33 @@ def test_a_sink_that_hangs_costs_close_its_timeout_once_and_is_told_once(gated, 
     assert not worker.close(timeout_seconds=0.01)
     assert not worker.close(timeout_seconds=100_000.0)
     assert caplog.messages == ["Gated is still busy after 0.01 s with 3 records to go; not waiting for it any longer"]
+
+
+def test_a_sink_that_hangs_costs_flush_its_patience_once_and_is_counted(gated, caplog, monkeypatch):
+    monkeypatch.setattr(worker_module, "_PATIENCE_SECONDS", 0.2)
+    worker = SinkWorker(gated)
+    put_steps(worker, range(3))
+    gated.entered.wait()
+    assert not worker.flush(0.1)
+    assert worker.dropped == 0  # it may be slow
+    assert not worker.flush(0.2)
+    assert worker.dropped == 3
+    assert not worker.flush(threading.TIMEOUT_MAX)  # would wait for ever
+    (message,) = caplog.messages
+    assert message == "Gated has written nothing for 0 s; it is not waited for until it goes on"
+    gated.gate.set()
+    worker.close()
+    assert (gated.steps, worker.dropped) == ([0, 1, 2], 0)
+
+
+def test_of_several_sinks_one_that_hangs_takes_no_time_from_the_others(gated):
+    slow = Gated()
+    both = [SinkWorker(gated), SinkWorker(slow)]
+    for worker in both:
+        put_steps(worker, range(1))
+    threading.Timer(0.1, slow.gate.set).start()
+    workers.flush(both, time.monotonic() + 1.0)
+    assert (gated.steps, slow.steps) == ([], [0])
 
 
 def test_a_sink_that_comes_back_after_the_timeout_still_writes_everything(gated):

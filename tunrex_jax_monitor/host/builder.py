@@ -7,7 +7,10 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 import logging
 import math
 import threading
+import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsInt
 
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 1024  # emissions that may wait; each is a few kB
 _HELD = 8  # unordered emissions that may wait for an earlier one
-_LATE = 2  # intervals by which a second copy of an emission may come late
+_LATE = 2  # intervals by which a second copy of an emission may come late, computed anew with another rounding
+_REMEMBERED = 16_384  # emissions that are known by their checksum, so that a copy of one may come however late
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
@@ -53,6 +57,7 @@ class Emission(NamedTuple):
     steps: Sequence[SupportsInt] = ()  # the owner's since the last emission; () counts updates, from 0
     overhead_ms: float | None = None
     state: MonitorState | None = None  # to read the run sketch from
+    interval: object = None  # which: one comes again when the owner's signal handler has raised while it was emitted
 
 
 class Builder:
@@ -77,6 +82,7 @@ class Builder:
         self._history = AlertHistory()
         self._last: Record | None = None
         self._last_update: int | None = None
+        self._last_interval: object = None
         self._dropped = 0
         self._drop_lock = threading.Lock()
         self._told: set[str] = set()
@@ -146,9 +152,11 @@ class Builder:
         if int(summary.interval) < shortest:
             return
         updates, interval = int(summary.updates), int(summary.interval)
-        if self._sorter.add(updates, interval, (emission, summary)):
+        checksum = zlib.crc32(emission.words)
+        is_copy = self._sorter.checksums.get(updates) == checksum or updates + _LATE * interval >= self._sorter.last
+        if self._sorter.add(updates, interval, (emission, summary), checksum):
             self._release(_HELD)
-        elif not shortest or updates + _LATE * interval < self._sorter.last:  # no copy made by vmap, remat or a device
+        elif not (shortest and is_copy):  # made by vmap, remat or a device
             self.lose()
             self._tell(_SEEN)
 
@@ -180,6 +188,7 @@ class Builder:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
         if not summary.interval:
             self._keep_interval(record)
+        record = self._drop_seen(emission, record)
         self._add_extra(record)
         self._last = record
         return record
@@ -213,6 +222,17 @@ class Builder:
             own = {key: value for key, value in record.scalars.items() if key.startswith("monitoring/")}
             record.scalars.update(self._last.scalars | own)
 
+    def _drop_seen(self, emission: Emission, record: Record) -> Record:
+        """Take the steps out that were in the last record: its emission was interrupted, and comes again."""
+        is_again = emission.interval is not None and emission.interval is self._last_interval
+        self._last_interval = emission.interval
+        if self._last is None or not is_again:
+            return record
+        new = record.update - self._last.update
+        series = {key: values[max(0, len(values) - new) :] for key, values in record.series.items()}
+        alerts = tuple(event for event in record.alerts if event.step in series["step"])
+        return replace(record, series=series, alerts=alerts)
+
     def _check_reset(self, summary: Summary) -> None:
         """Warn once when an interval reaches back behind the emission before it."""
         last, self._last_update = self._last_update or 0, int(summary.updates)
@@ -232,6 +252,7 @@ class _Sorter:
 
     Attributes:
       last: the update of the newest one taken.
+      checksums: of the words, by update.
 
     An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
     a checkpoint begins with one, and waits for two more emissions once.
@@ -239,13 +260,17 @@ class _Sorter:
 
     def __init__(self) -> None:
         self.last = 0
+        self.checksums: OrderedDict[int, int] = OrderedDict()
         self._waiting: dict[int, tuple[int, Any]] = {}
 
-    def add(self, update: int, interval: int, item: Any) -> bool:
+    def add(self, update: int, interval: int, item: Any, checksum: int) -> bool:
         """Take an emission; False when there has been one of this update."""
         if update <= self.last or update in self._waiting:
             return False
         self._waiting[update] = interval, item
+        self.checksums[update] = checksum
+        if len(self.checksums) > _REMEMBERED:
+            self.checksums.popitem(last=False)
         return True
 
     def take(self, held: int) -> list[Any]:

@@ -112,31 +112,33 @@ def restore_or_init(
       step: which checkpoint; the newest by default.
       batch_size: as in `acc.init`.
       item: what the state was saved as.
-      on_mismatch: "raise" an error for a state of another configuration or version, or "init" a new state with a
-        warning that says the same.
+      on_mismatch: "raise" an error for a state of another configuration or version, or one that cannot be read, or
+        "init" a new state with a warning that says the same.
 
     Returns:
       A state on the default device, as `init` makes it; put it where you put that.
 
     Raises:
-      ValueError: an argument is wrong, or the state is of another configuration or version.
+      ValueError: an argument is wrong, or the state is damaged, or of another configuration or version.
     """
     if on_mismatch not in ("raise", "init"):
         raise invalid("on_mismatch", on_mismatch, "'raise' or 'init'", "Leave it out to raise.")
     if not hasattr(manager, "latest_step"):
         raise invalid("manager", manager, "an orbax CheckpointManager", "Pass ocp.CheckpointManager(directory).")
+    if step is not None and step not in manager.all_steps():
+        raise invalid("step", step, f"one of {list(manager.all_steps())}", "Leave it out for the newest checkpoint.")
     step = manager.latest_step() if step is None else step
-    saved = None if step is None else _read_item(manager, step, item)
-    if saved is None:
-        where = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} has no item {item!r}"
-        _logger.log(logging.INFO if step is None else logging.WARNING, "%s: the monitor starts anew.", where)
-        return acc.init(batch_size)
     try:
-        state = from_checkpoint(acc, saved, batch_size=batch_size)
+        saved = None if step is None else _read_item(manager, step, item)
+        state = None if saved is None else from_checkpoint(acc, saved, batch_size=batch_size)
     except ValueError as error:
         if on_mismatch == "raise":
             raise
         _logger.warning("The monitor starts anew at step %d. %s", step, error)
+        return acc.init(batch_size)
+    if state is None:
+        where = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} has no item {item!r}"
+        _logger.log(logging.INFO if step is None else logging.WARNING, "%s: the monitor starts anew.", where)
         return acc.init(batch_size)
     _logger.info("The monitor goes on from the checkpoint of step %d.", step)
     return state
@@ -149,6 +151,9 @@ def _read_item(manager: Any, step: int, item: str) -> Mapping[str, Any] | None:
         restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()}))
     except KeyError:  # of what Orbax says of an item that is not there
         return None
+    except Exception as error:  # Orbax raises what its parts raise: of files, JSON, storage
+        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
+        raise _mismatch(f"an item {item!r} that Orbax cannot read ({why})", "one that is whole") from error
     found: Mapping[str, Any] = restored[item]
     return found
 

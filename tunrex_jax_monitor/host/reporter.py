@@ -27,6 +27,7 @@ from tunrex_jax_monitor.host import processes, transfer, workers
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.lane import Lane
+from tunrex_jax_monitor.host.pending import Pending, is_deleted
 from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink
@@ -80,10 +81,7 @@ class Reporter:
         self._workers = workers.start(acc, sinks, run_dir, on_record) if self._reads else []
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: Lane[Callable[[], object]] | None = None
-        self._steps: list[Any] = []  # the owner's, since the last emission
-        self._seconds = 0.0
-        self._last_step: Any = None
-        self._state: MonitorState | None = None
+        self._pending = Pending()
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = False
         self._pid = os.getpid()
@@ -100,34 +98,37 @@ class Reporter:
         Returns:
           The state to go on with.
         """
+        self._pending.add(step, state)  # first of all
         if not self._is_on():
+            self._pending.forget_calls()
             return state
         with self._signals:
-            after, error = attempt(partial(self._step, step, state))
+            after, error = attempt(partial(self._step, state))
             if after is not None:
                 return (self._signals.take() and self._flush(after, _FLUSH_SECONDS)) or after
+        if error is None:
+            return state
         self._broken = True
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
 
-    def _step(self, step: SupportsInt, state: MonitorState) -> MonitorState:
-        self._last_step = transfer.hold(step)
-        self._steps.append(self._last_step)
-        is_due = len(self._steps) >= self._acc.log_frequency
+    def _step(self, state: MonitorState) -> MonitorState | None:
+        is_due = self._pending.read().length >= self._acc.log_frequency
+        if not isinstance(state, MonitorState):
+            return None
         self._prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
             state = self._emit(state)
-        self._state = state
-        self._seconds += time.perf_counter() - start
+        self._pending.spend(time.perf_counter() - start)
         return state
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
-            job = transfer.prepare_emit(self._acc, state)
-            self._compiling = Lane(lambda job: job(), "tunrex-compiler")
-            self._compiling.put(job)
-            self._compiling.end()
+            lane: Lane[Callable[[], object]] = Lane(lambda job: job(), "tunrex-compiler")
+            lane.put(transfer.prepare_emit(self._acc, state))
+            lane.end()
+            self._compiling = lane
         if wait:
             self._compiling.join()
 
@@ -135,10 +136,11 @@ class Reporter:
         words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            overhead = 1e3 * self._seconds / len(self._steps) if self._steps else None
-            steps = self._steps or ([] if self._last_step is None else [self._last_step])
-            self._builder.put(Emission(words, time.time(), steps, overhead, state if with_run else None))
-        self._steps, self._seconds = [], 0.0
+            ended = self._pending.read()
+            overhead = 1e3 * ended.seconds / ended.length if ended.length else None
+            run = state if with_run else None
+            self._builder.put(Emission(words, time.time(), ended.steps, overhead, run, interval=ended.key))
+        self._pending.begin(fresh)
         return fresh
 
     @property
@@ -189,8 +191,7 @@ class Reporter:
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
         end = time.monotonic() + seconds
         state = self._emit_rest(state, end)
-        for worker in self._workers:
-            worker.flush(max(0.0, end - time.monotonic()))
+        workers.flush(self._workers, end)
         return state
 
     def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
@@ -213,11 +214,11 @@ class Reporter:
 
     def _flush_now(self, seconds: float) -> bool:
         """Write what is pending without handing a state back; False where the state is inside the owner's step."""
-        state = self._state
-        is_gone = state is None or any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array))
-        if is_gone and self._steps and not (self._closed or self._broken):
+        pending = self._pending.read()
+        is_gone = pending.state is None or pending.is_deleted
+        if is_gone and pending.length and not (self._closed or self._broken):
             return False
-        self._flush(None if is_gone else state, seconds)
+        self._flush(None if is_gone else pending.state, seconds)
         return True
 
     def close(self, state: MonitorState | None = None, timeout_seconds: float = 30.0) -> None:
@@ -243,7 +244,7 @@ class Reporter:
         self._closed = True
         self._builder.close(timeout_seconds)
         workers.finish(self._workers, time.monotonic() + timeout_seconds)
-        self._state = None
+        self._pending = Pending()
         atexit.unregister(self.close)
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
@@ -261,19 +262,19 @@ class Reporter:
             return state
         self._prepare(state, wait=True)
         self._is_pushed = False  # what was missing until now is there
-        self._state = self._emit(state, with_run=True)
-        return self._state
+        return self._emit(state, with_run=True)
 
     def _take_final(self, given: MonitorState | None) -> MonitorState | None:
-        """Return the state to emit at the end, once: a close that was interrupted may be called again."""
-        kept, self._state = self._state, None
-        state = kept if given is None else given
+        """Return the state to emit at the end; a close that was interrupted may be called again, and finds it."""
+        state = self._pending.read().state if given is None else given
+        is_gone = state is not None and is_deleted(state)
+        self._pending.keep(state)
         if state is None and self._is_pushed:
             _logger.warning(
                 "The reporter is closed without the last monitor state: the steps since the last emission and the run "
                 "quantiles are missing. Call close(state) when a loop emits by callback or by write_rows."
             )
-        if state is None or not any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array)):
+        if not is_gone:
             return state
         if not self._broken:
             _logger.warning(

@@ -1,13 +1,14 @@
 """SinkWorker: one sink on one daemon thread behind one queue, so that no sink can stop or slow training.
 
 `put` never blocks and never raises. Records reach the sink in order. A sink that raises is reported once with its
-traceback, closed and switched off. A sink that hangs costs `close` its timeout, once, and the process can still exit.
-What a sink did not get is counted in `dropped`.
+traceback, closed and switched off. A sink that hangs costs `flush` and `close` their timeouts, once, and the process
+can still exit. What a sink did not get is counted in `dropped`.
 """
 
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from tunrex_jax_monitor.host.guard import attempt
@@ -16,6 +17,7 @@ from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_PATIENCE_SECONDS = 10.0  # that are waited for a sink that writes nothing meanwhile, however often
 
 
 class SinkWorker:
@@ -48,8 +50,9 @@ class SinkWorker:
         self._label = label or type(sink).__name__
         self._capacity = None if is_durable(sink) else capacity
         self._on_failure = on_failure
-        self._dropped = 0
-        self._drop_lock = threading.Lock()
+        self._accepted = self._finished = self._dropped = 0
+        self._waited = 0, 0.0  # how many records were finished, and how long has been waited in vain since
+        self._count_lock = threading.Lock()
         self._closed = False
         self._told = False
         self._pid = os.getpid()
@@ -57,24 +60,43 @@ class SinkWorker:
 
     @property
     def dropped(self) -> int:
-        """How many records the sink did not get: queue full, sink switched off, or put after `close`."""
-        return self._dropped
+        """How many records the sink did not get: queue full, switched off, after `close`, waiting while it hangs."""
+        return self._dropped + (self._accepted - self._finished if self._hangs() else 0)
 
     def put(self, record: Record) -> None:
         """Hand the record over and return at once; a record that cannot be taken is counted, not raised."""
         if self._refuses():
             self._drop()
         else:
+            with self._count_lock:
+                self._accepted += 1
             self._lane.put(record)
 
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Wait until the sink has written what is queued; False when it has not in `timeout_seconds`."""
         _require_timeout(timeout_seconds)
+        return self.wait_for(self.mark(), timeout_seconds)
+
+    def mark(self) -> threading.Event | None:
+        """Return what is set when the sink has written what is queued now; None when it gets nothing any more."""
         if self._closed or not self._lane.is_alive():
-            return False
+            return None
         reached = threading.Event()
         self._lane.put(reached)
-        return reached.wait(timeout_seconds)
+        return reached
+
+    def wait_for(self, mark: threading.Event | None, timeout_seconds: float) -> bool:
+        """Wait for a mark, unless the sink has been waited for in vain, and has written nothing since."""
+        if mark is None:
+            return False
+        finished, start, hung = self._finished, time.monotonic(), self._hangs()
+        reached = mark.wait(0.0 if hung else timeout_seconds)
+        in_vain = self._waited[1] if self._waited[0] == finished else 0.0
+        self._waited = finished, 0.0 if reached else in_vain + time.monotonic() - start
+        if not hung and self._hangs():
+            message = "%s has written nothing for %.0f s; it is not waited for until it goes on"
+            _logger.warning(message, self._label, self._waited[1])
+        return reached
 
     def finish(self) -> None:
         """Let the sink write what is queued and close it, without waiting; `close` then waits."""
@@ -99,6 +121,10 @@ class SinkWorker:
         self._tell(ended, timeout_seconds)
         return ended
 
+    def _hangs(self) -> bool:
+        finished, seconds = self._waited
+        return finished == self._finished and seconds >= _PATIENCE_SECONDS
+
     def _refuses(self) -> bool:
         off = self._closed or self.error is not None or not self._lane.is_alive()
         return off or (self._capacity is not None and self._lane.waiting >= self._capacity)
@@ -108,6 +134,7 @@ class SinkWorker:
             item.set()
         else:
             self._deliver(item)
+            self._finished += 1
 
     def _close_sink(self) -> None:
         if self.error is None and (error := _attempt(self._sink.close)) is not None:
@@ -129,7 +156,7 @@ class SinkWorker:
             _attempt(lambda: notify(error))
 
     def _drop(self) -> None:
-        with self._drop_lock:
+        with self._count_lock:
             self._dropped += 1
 
     def _drop_leftovers(self) -> None:

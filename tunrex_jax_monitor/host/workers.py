@@ -50,6 +50,13 @@ def start(
     return workers if on_record is None else [*workers, SinkWorker(_OnRecord(on_record), label="on_record")]
 
 
+def flush(workers: Iterable[SinkWorker], end: float) -> None:
+    """Wait until all sinks have what is queued, or `end`; one that hangs takes no time from the others."""
+    marks = [(worker, worker.mark()) for worker in workers]
+    for worker, mark in marks:
+        worker.wait_for(mark, max(0.0, end - time.monotonic()))
+
+
 def finish(workers: Iterable[SinkWorker], end: float) -> None:
     """Close all workers at the same time, waiting until `end`."""
     workers = list(workers)

@@ -134,7 +134,7 @@ class WandbSink:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
             at.log({"alerts/table": self.table(_COLUMNS, rows)}, commit=self._commits)
         if self._last is not None:
-            at.run.summary.update({at.key(key): value for key, value in self._last.scalars.items()})
+            at.summarize(self._last.scalars)
         if at.shared is not None:
             at.shared.release(at.prefix)
         if self._own:
@@ -206,6 +206,14 @@ class _Joined:
                 self.shared.join(row, self.prefix)
             else:
                 self.shared.log(row, commit=commit)
+
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary."""
+        own = {self.prefix + key: value for key, value in values.items()}
+        if self.shared is None:
+            self.run.summary.update(own)
+        else:
+            self.shared.summarize(own)
 
     def _to_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
         names = {key: self.key(key) for key in values}

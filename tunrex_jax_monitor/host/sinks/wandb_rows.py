@@ -5,9 +5,9 @@ ours joins the owner's (`commit=False`, no `step=`). Where the owner has logged 
 would overwrite it: it is held, and logged when the run ends, since nothing of the owner's can come behind it then. The
 x axis of our keys is our own, so the order of rows does not matter.
 
-In a joined row a key of ours would replace one of that name, so we look at what the owner logs and defines: from the
-moment that a key is theirs, ours has another name. What the owner has put into the row that is open when we begin
-cannot be seen, so our first row waits for their next one.
+In a joined row a key of ours would replace one of that name, so we look at what the owner logs, defines and puts into
+the summary: from the moment that a key is theirs, ours has another name. What the owner has put into the row that is
+open when we begin cannot be seen, so our first row waits for their next one.
 """
 
 import atexit
@@ -46,12 +46,14 @@ class SharedRun:
         self._ours = threading.local()
         self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
+        self._summary_of_owner: dict[str, Any] = {}  # under keys that were ours: a row that is open yet may have them
         self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
         self._lost, self._is_told = 0, False
         self._pid = os.getpid()
         self._defined: set[str] = set()
         self._watch("log", self._note)
         self._watch("define_metric", self._note_definition)
+        self._watch_summary()
         self._watch_end()
 
     @classmethod
@@ -94,6 +96,11 @@ class SharedRun:
         with self._as_ours():
             self._run.define_metric(key, step_metric=None if key == axis else axis)
 
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary."""
+        with self.lock, self._as_ours():
+            self._run.summary.update(self._rename(values))
+
     def join(self, row: Mapping[str, Any], prefix: str) -> None:
         """Log a row, now or at the end: values by key, all with this prefix."""
         numbers = {key: value for key, value in row.items() if isinstance(value, float | int)}
@@ -106,7 +113,7 @@ class SharedRun:
             self._lost += len(self._held) == _HELD
             self._held.append(dict(row))
             waiting = len(self._held)
-        self._run.summary.update(numbers)
+        self.summarize(numbers)
         if waiting >= _TOLD_AT and not self._is_told:
             self._is_told = True
             _logger.warning(
@@ -137,6 +144,8 @@ class SharedRun:
         setattr(self._run, name, note_and_call)
 
     def _note(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for key in data.keys() & self._summary_of_owner.keys():
+            del self._summary_of_owner[key]  # what is logged last counts
         if data.keys() <= self._taken:
             return
         with self.lock:  # a row of ours that may have one of them goes first
@@ -146,9 +155,27 @@ class SharedRun:
                 with self._as_ours():
                     self._run.define_metric(key, overwrite=True)
 
+    def _note_summary(self, values: Mapping[str, Any]) -> None:
+        self._note(values)
+        self._summary_of_owner |= {key: value for key, value in values.items() if key in self._defined}
+
     def _note_definition(self, name: str, *_: Any, **__: Any) -> None:
         with self.lock:
             self._taken.add(name)
+
+    def _watch_summary(self) -> None:
+        """See what the owner puts into the summary: a row of ours would replace it there."""
+        summary = self._run.summary
+        call = getattr(summary, "_update_callback", None)
+        if call is None:
+            return
+
+        def note_and_call(record: Any) -> Any:
+            if not getattr(self._ours, "is_active", False):
+                attempt(lambda: self._note_summary({item.key[0]: item.value for item in record.update}))
+            return call(record)
+
+        summary._set_update_callback(note_and_call)
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -167,12 +194,14 @@ class SharedRun:
         if os.getpid() != self._pid:  # the rows are the parent's
             return
         with self.lock:
-            if not self._held:
+            if not self._held and not self._summary_of_owner:
                 return
             self.log({}, commit=True)  # what has joined a row stays there
             while self._held:
                 self.log(self._rename(self._held.popleft()))
-            self._run.summary.update(self._rename(self._newest))
+            self.summarize(self._newest)
+            with self._as_ours():
+                self._run.summary.update(self._summary_of_owner)
             if self._lost:
                 _logger.warning("W&B: the oldest %d of the rows that waited for the end were given up.", self._lost)
 

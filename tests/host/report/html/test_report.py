@@ -163,12 +163,12 @@ def test_alerts_are_grouped_and_link_to_their_steps():
     from tunrex_jax_monitor.host.report.episodes import episodes
 
     groups = alert_groups(episodes(run(1000, 5)))
-    assert [(group.type, group.reward) for group in groups] == [
-        ("FLATLINE", "style"),  # still holds
-        ("NONFINITE", "safety"),
-        ("DROP", "answer"),
-        ("GROUP_COLLAPSE", "reward"),
-        ("OUTLIER", "length"),
+    assert [(group.type, group.reward, group.is_open) for group in groups] == [
+        ("FLATLINE", "style", True),
+        ("NONFINITE", "safety", False),
+        ("DROP", "answer", False),
+        ("GROUP_COLLAPSE", "reward", False),
+        ("OUTLIER", "length", False),
     ]
     drop = groups[2]
     assert isinstance(drop, AlertGroup)

@@ -42,6 +42,7 @@ class AlertGroup:
     episodes: list[Episode]  # the first of them
     first: int
     last: int
+    is_open: bool  # one still held at the end
     message: str
     remedy: str
 
@@ -64,6 +65,7 @@ def _group(own: list[Episode]) -> AlertGroup:
         episodes=own[:EPISODES],
         first=own[0].first,
         last=max(e.last for e in own),
+        is_open=any(e.is_open for e in own),
         message=latest.message.partition(" - ")[2] or latest.message,
         remedy=latest.remedy,
     )
