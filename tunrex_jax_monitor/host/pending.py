@@ -22,7 +22,6 @@ class Interval(NamedTuple):
 
     key: list[Any]  # the owner's steps since the last emission, with one too many after an interruption
     length: int = 0  # how many of them count
-    seconds: float = 0.0  # that `Reporter.step` has taken since then
     state: MonitorState | None = None
     call: int = -1  # the number of the newest call in it
     last: Any = None  # the owner's newest step, an emitted one too
@@ -39,12 +38,17 @@ class Interval(NamedTuple):
 
 
 class Pending:
-    """The interval that is going on."""
+    """The interval that is going on.
+
+    Attributes:
+      seconds: that `Reporter.step` has taken in it.
+    """
 
     def __init__(self) -> None:
         self._calls: deque[tuple[int, Any, MonitorState]] = deque()
         self._numbers = itertools.count()
         self._interval = Interval([])
+        self.seconds = 0.0
         self._is_told = False
 
     def add(self, step: Any, state: MonitorState) -> None:
@@ -62,9 +66,9 @@ class Pending:
             if not isinstance(state, MonitorState):
                 self._tell(state)
             elif call > self._interval.call:
-                key, length, seconds, *_ = self._interval
+                key, length, *_ = self._interval
                 key[length:] = [transfer.hold(step)]
-                self._interval = Interval(key, length + 1, seconds, state, call, key[length])
+                self._interval = Interval(key, length + 1, state, call, key[length])
             self._calls.popleft()
         return self._interval
 
@@ -77,17 +81,14 @@ class Pending:
                 type(state).__name__,
             )
 
-    def spend(self, seconds: float) -> None:
-        """Add to the time that the interval has cost."""
-        self._interval = self._interval._replace(seconds=self._interval.seconds + seconds)
-
     def keep(self, state: MonitorState | None) -> None:
         """Put another state in the place of the last."""
         self._interval = self._interval._replace(state=state)
 
     def begin(self, state: MonitorState) -> None:
         """Begin an interval behind an emission, with the state that it left."""
-        self._interval = self._interval._replace(key=[], length=0, seconds=0.0, state=state)
+        self._interval = self._interval._replace(key=[], length=0, state=state)
+        self.seconds = 0.0
 
 
 def is_deleted(state: MonitorState) -> bool:

@@ -120,7 +120,7 @@ class Reporter:
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
             state = self._emit(state)
-        self._pending.spend(time.perf_counter() - start)
+        self._pending.seconds += time.perf_counter() - start
         return state
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
@@ -137,7 +137,7 @@ class Reporter:
         if self._reads:
             words.copy_to_host_async()
             ended = self._pending.read()
-            overhead = 1e3 * ended.seconds / ended.length if ended.length else None
+            overhead = 1e3 * self._pending.seconds / ended.length if ended.length else None
             run = state if with_run else None
             self._builder.put(Emission(words, time.time(), ended.steps, overhead, run, interval=ended.key))
         self._pending.begin(fresh)

@@ -38,6 +38,8 @@ def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n
 
 def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
+    if type(number) is int:
+        return number
     is_on_device = isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
     held, _ = attempt(lambda: jnp.copy(number) if is_on_device else int(number))
     return attempt(partial(copy.copy, number))[0] if held is None else held
