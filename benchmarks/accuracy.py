@@ -19,7 +19,6 @@ users see.
 
 import argparse
 import math
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measuring import add_json, environment, publish, table
+from measuring import add_json, environment, progress, publish, table
 from peers import installed
 
 import tunrex_jax_monitor as trm
@@ -107,11 +106,11 @@ def from_order_key(key: np.ndarray) -> np.ndarray:
     return np.where(key >> 31, key & np.uint32(2**31 - 1), ~key).astype(np.uint32).view(np.float32)
 
 
-def batches(stream: Stream, samples: int, seed: int = 0) -> Iterator[np.ndarray]:
+def batches(name: str, samples: int, seed: int = 0) -> Iterator[np.ndarray]:
     """Yield float32 batches of a stream; the last one is shorter."""
     rng = np.random.default_rng(seed)
-    for start in range(0, samples, BATCH):
-        yield np.asarray(stream.draw(rng, min(BATCH, samples - start)), np.float32)
+    for start in progress(range(0, samples, BATCH), f"{name}: batch"):
+        yield np.asarray(STREAMS[name].draw(rng, min(BATCH, samples - start)), np.float32)
 
 
 def measure(name: str, samples: int, checkpoints: list[int]) -> Iterator[dict[str, Any]]:
@@ -121,11 +120,10 @@ def measure(name: str, samples: int, checkpoints: list[int]) -> Iterator[dict[st
     fold = jax.jit(clu.update, donate_argnums=0) if clu else lambda metrics, _: metrics
     state, metrics, start = acc.init(), clu.empty() if clu else None, time.perf_counter()
     left = list(checkpoints)
-    for x in batches(STREAMS[name], samples):
+    for x in batches(name, samples):
         device = {"x": jnp.asarray(x)}
         state, metrics = acc.update_jit(state, device), fold(metrics, device)  # both work while numpy adds up
         reference.add(x)
-        tell(name, reference.count, samples, start)
         if reference.count >= left[0]:
             left.pop(0)
             yield {"stream": name, "seconds": time.perf_counter() - start} | errors(acc, state, metrics, reference)
@@ -166,14 +164,6 @@ def quantile_error(got: float, percent: float, reference: Reference) -> float:
 def small(x: float) -> str:
     """Return an error in two digits."""
     return "not available" if math.isnan(x) else f"{x:.1e}" if x else "0"
-
-
-def tell(name: str, done: int, samples: int, start: float) -> None:
-    """Say on a terminal how far it is."""
-    if sys.stderr.isatty():
-        left = (time.perf_counter() - start) * (samples / done - 1)
-        end = "\r\033[K" if done >= samples else ""
-        print(f"\r{name}: {done:,} of {samples:,}, {left:.0f} s left   {end}", end="", file=sys.stderr, flush=True)
 
 
 def parse_arguments() -> argparse.Namespace:

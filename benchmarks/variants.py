@@ -122,6 +122,17 @@ class Metrics:
         return self.peer.update(mon, rewards)
 
 
+def yardstick() -> Variant:
+    """Return one call of a jitted `x + 1` behind every step: what the least of dispatches costs a host there."""
+    add_one, x = jax.jit(lambda x: x + 1), jnp.zeros(4)
+
+    def after(step: int, mon: Any) -> Any:
+        add_one(x)
+        return mon
+
+    return Variant(None, after=after)
+
+
 def monitored(acc: trm.RewardAccumulator, batch_size: int, directory: Path) -> Variant:
     """Return our monitor, read through `Reporter.step`."""
     reporter = trm.Reporter(acc, run_dir=directory)
@@ -188,6 +199,7 @@ def variants(example: ModuleType, directory: Path) -> tuple[dict[str, Variant], 
     found = {
         "bare": Variant(None),
         "bare again": Variant(None),
+        "jitted x + 1": yardstick(),
         "monitored": monitored(accumulator(example), shape[0] * shape[1], directory / "monitored"),
         "device_get + numpy": blocking(names, shape, directory / "numpy.jsonl"),
         "debug.callback": called_back(names, shape, directory / "callback.jsonl"),
