@@ -15,9 +15,9 @@ and one in which each step is waited for. All blocks of a round come in random o
 
 "bare again" is the bare step once more: what it differs by is noise. "jitted x + 1" is the bare step and one call of
 that behind it: a yardstick for host times, since a step leaves no cache warm for what comes after it. `device_get`
-waits for the device by itself, which only the first block shows. Emissions lie in the middle between the ends of a block, so
-that what they start is in it. The peers hold a mean and a standard deviation; numpy and the callback add extremes and
-five percentiles.
+waits for the device by itself, which only the first block shows. Emissions lie in the middle between the ends of a
+block, so that what they start is in it. The peers hold a mean and a standard deviation; numpy and the callback add
+extremes and five percentiles.
 """
 
 import argparse
