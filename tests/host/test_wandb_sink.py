@@ -177,6 +177,86 @@ def test_a_row_that_is_open_when_we_begin_keeps_its_values(init, tmp_path, optio
     assert sorted(row["monitoring/step"] for row in ours) == [0, 1, 2]
 
 
+def test_a_key_of_the_row_that_is_open_when_we_begin_is_the_owners(init, tmp_path):
+    owner = wandb.init(**init)
+    owner.log({"reward": 0.5, "best": 1.0}, step=0)
+    sink = WandbSink()
+    sink.begin_run({})
+    for step in range(1, 4):
+        sink.write(make_record(step, scalars={"reward": -1.0, "a/mean": 0.5}))
+        owner.log({"loss": 1.0 / step}, step=step)
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.summary["reward"] == 0.5
+    assert run.history[0] | {"reward": 0.5, "best": 1.0} == run.history[0]
+    assert "monitoring/step" not in run.history[0]
+    assert run.series("monitor/reward") == [-1.0] * 3
+    assert "reward" not in run.metrics
+
+
+def test_where_the_owner_has_the_other_name_too_ours_has_a_third(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.begin_run({})
+    for step in range(4):
+        owner.log({"reward": 0.1, "monitor/reward": 0.2}, commit=False)
+        sink.write(make_record(step, scalars={"reward": -1.0}))
+        owner.log({"loss": 1.0})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert [(row["reward"], row["monitor/reward"]) for row in run.history if "loss" in row] == [(0.1, 0.2)] * 4
+    assert (run.summary["reward"], run.summary["monitor/reward"]) == (0.1, 0.2)
+    assert run.series("monitor/monitor/reward") == [-1.0] * 4
+
+
+@pytest.mark.parametrize("definition", ["reward", "*"])
+def test_what_the_owner_defines_behind_our_first_row_holds(init, tmp_path, definition):
+    owner, sink = wandb.init(**init), WandbSink()
+    owner.log({"loss": 1.0})
+    sink.write(make_record(0, scalars={"reward": 1000.0}))
+    owner.log({"loss": 0.95})
+    sink.write(make_record(1, scalars={"reward": 1001.0}))
+    owner.log({"loss": 0.9})
+    owner.define_metric(definition, step_metric="epoch")
+    owner.log({"reward": 0.7, "epoch": 1})
+    sink.write(make_record(2, scalars={"reward": 1002.0}))
+    owner.log({"reward": 0.5, "epoch": 2})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.metrics["reward"] == "epoch"
+    assert run.summary["reward"] == 0.5
+    assert all("monitoring/step" not in row for row in run.history if row.get("reward") == 0.7)
+
+
+def test_a_summary_of_the_owner_that_is_a_dictionary_stays_whole(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    owner.log({"loss": 1.0})
+    sink.write(make_record(1, scalars={"reward": -1.0}))
+    owner.log({"loss": 0.9})
+    sink.write(make_record(2, scalars={"reward": -1.0}))
+    owner.summary["reward"] = {"best": 1, "at": 7}
+    sink.write(make_record(3, scalars={"reward": -1.0}))
+    owner.log({"loss": 0.8})
+    sink.write(make_record(4, scalars={"reward": -1.0}))
+    assert (owner.summary["reward"]["best"], owner.summary["reward"]["at"]) == (1, 7)
+    sink.close()
+    owner.finish()
+    assert wandb_reader.read(tmp_path).summary["reward"] == {"best": 1, "at": 7}
+
+
+def test_two_monitors_one_after_the_other_keep_both_tables_of_alerts(init, tmp_path):
+    owner = wandb.init(**init)
+    owner.log({"loss": 1.0})
+    for step in range(2):
+        sink = WandbSink()
+        sink.write(make_record(step, alerts=(alert(step),)))
+        sink.close()
+    owner.finish()
+    assert len(wandb_reader.read(tmp_path).series("alerts/table")) == 2
+
+
 @pytest.mark.parametrize("at", [0, 2, "end"])
 def test_what_the_owner_puts_into_the_summary_stays_there(init, tmp_path, at):
     owner, sink = wandb.init(**init), WandbSink()

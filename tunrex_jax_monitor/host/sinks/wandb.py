@@ -25,7 +25,10 @@ _NO_RUN = (
     "W&B: there is no active run, so nothing goes there. Call wandb.init() first, or let the monitor open a run of its "
     "own (WandbSink(own_run=True))."
 )
-_FINISHED = "W&B: the run was finished before the monitor, after %d records; later ones are not in it."
+_FINISHED = (
+    "W&B: the run was finished before the monitor, after %d records; later ones are not in it. Call finalize(), or "
+    "close(), before the run ends."
+)
 _COLUMNS = ("step", "reward", "type", "value", "threshold", "message", "remedy")
 
 
@@ -167,7 +170,7 @@ class WandbSink:
         return joined
 
     def _log(self, at: "_Joined", values: Mapping[str, Any], step: int) -> None:
-        at.log({**values, _STEP: step}, commit=self._commits, joins=True)
+        at.log({**values, _STEP: step}, commit=self._commits)
 
     def _row(self, record: Record) -> dict[str, Any]:
         row: dict[str, Any] = dict(record.scalars)
@@ -190,51 +193,26 @@ class _Joined:
         self.run, self.prefix, self.shared = run, prefix, shared
         self._defined: set[str] = set()
 
-    def key(self, key: str) -> str:
-        """Return what a key is called there."""
-        own = self.prefix + key
-        return own if self.shared is None else self.shared.key(own)
-
-    def log(self, values: Mapping[str, Any], *, commit: bool, joins: bool = False) -> None:
-        """Log a row; `joins`: one of records, which waits for one of the owner's unless it is committed."""
+    def log(self, values: Mapping[str, Any], *, commit: bool) -> None:
+        """Log a row; unless it is committed, it waits for one of the owner's."""
+        row, axis = self._prefixed(values), self.prefix + _STEP
         if self.shared is None:
-            self.run.log(self._to_row(values), commit=commit)
-            return
-        with self.shared.lock:
-            row = self._to_row(values)
-            if joins and not commit:
-                self.shared.join(row, self.prefix)
-            else:
-                self.shared.log(row, commit=commit)
+            for key in row.keys() - self._defined:
+                self.run.define_metric(key, step_metric=None if key == axis else axis)
+                self._defined.add(key)
+            self.run.log(row, commit=commit)
+        elif commit:
+            self.shared.log(row, axis, commit=True)
+        else:
+            self.shared.join(row, axis)
 
     def summarize(self, values: Mapping[str, Any]) -> None:
         """Put values into the run's summary."""
-        own = {self.prefix + key: value for key, value in values.items()}
-        if self.shared is None:
-            self.run.summary.update(own)
-        else:
-            self.shared.summarize(own)
+        summarize = self.run.summary.update if self.shared is None else self.shared.summarize
+        summarize(self._prefixed(values))
 
-    def _to_row(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        names = {key: self.key(key) for key in values}
-        new = [key for key, name in names.items() if name not in self._defined]
-        if moved := sorted(names[key] for key in new if names[key] != self.prefix + key):
-            message = (
-                "W&B: the run has keys of its own that the monitor uses too; ours are %s. A prefix keeps all apart."
-            )
-            _logger.warning(message, ", ".join(moved))
-        for key in new:
-            self._define(names[key])
-        return {names[key]: value for key, value in values.items()}
-
-    def _define(self, name: str) -> None:
-        """Give a key our own x axis: key by key, since a pattern would catch the owner's keys as well."""
-        axis = self.key(_STEP)
-        if self.shared is None:
-            self.run.define_metric(name, step_metric=None if name == axis else axis)
-        else:
-            self.shared.define(name, axis)
-        self._defined.add(name)
+    def _prefixed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {self.prefix + key: value for key, value in values.items()}
 
 
 def coarsen(histogram: Histogram, bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,11 @@ x axis of our keys is our own, so the order of rows does not matter.
 
 In a joined row a key of ours would replace one of that name, so we look at what the owner logs, defines and puts into
 the summary: from the moment that a key is theirs, ours has another name. What the owner has put into the row that is
-open when we begin cannot be seen, so our first row waits for their next one.
+open when we come cannot be seen, so our first row waits for their next one, when the summary tells.
 """
 
 import atexit
+import inspect
 import logging
 import os
 import threading
@@ -35,22 +36,25 @@ class SharedRun:
 
     Attributes:
       prefixes: of the sinks that log there now.
-      lock: held from the choice of a key to the row that it is logged in.
     """
 
     def __init__(self, run: Any) -> None:
         self.prefixes: list[str] = []
-        self.lock = threading.RLock()
         self._run = run
-        self._taken = _keys_of_owner(run)
+        self._lock = threading.RLock()  # held from the choice of a key to the row that it is logged in
         self._ours = threading.local()
-        self._held: deque[dict[str, Any]] = deque(maxlen=_HELD)
+        self._is_resumed = _MARK in run.config
+        self._taken = self._keys_of_owner()
+        self._patterns: dict[str, dict[str, Any]] = {}  # what the owner has defined for keys that begin so
+        self._defined: set[str] = set()
+        self._has_begun = False
+        self._shown: dict[str, Any] = {}  # what the summary has of us before we begin
+        self._open: tuple[int, set[str]] = run.step, set()  # the run's counter, and our keys in the row that is open
+        self._held: deque[tuple[dict[str, Any], str]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
-        self._summary_of_owner: dict[str, Any] = {}  # under keys that were ours: a row that is open yet may have them
-        self._counters: dict[str, int] = {}  # of the run, at the last row of each prefix
+        self._summary_of_owner: dict[str, Any] = {}  # under keys that are in the row that is open, as ours
         self._lost, self._is_told = 0, False
         self._pid = os.getpid()
-        self._defined: set[str] = set()
         self._watch("log", self._note)
         self._watch("define_metric", self._note_definition)
         self._watch_summary()
@@ -70,7 +74,6 @@ class SharedRun:
             number += 1
             own = f"{prefix}monitor_{number}/"
         self.prefixes.append(own)
-        self._counters[own] = self._run.step
         if own != prefix:
             message = "W&B: another monitor logs to this run, so the keys of this one begin with %r."
             _logger.warning(message + " Pass a prefix of your own.", own)
@@ -81,39 +84,27 @@ class SharedRun:
         if prefix in self.prefixes:
             self.prefixes.remove(prefix)
 
-    def key(self, own: str) -> str:
-        """Return what a key is called: aside where the run's owner logs one of that name."""
-        return _ASIDE + own if own in self._taken else own
+    def log(self, row: Mapping[str, Any], axis: str, commit: bool | None = None) -> None:
+        """Log a row of ours; `axis` is the key of its x axis."""
+        with self._lock:
+            named = self._named(row, axis)
+            with self._as_ours():
+                self._run.log(named, commit=commit)
+            self._open = self._run.step, {*self._keys_of_open_row(), *named}
 
-    def log(self, row: Mapping[str, Any], commit: bool | None = None) -> None:
-        """Log a row of ours."""
-        with self._as_ours():
-            self._run.log(dict(row), commit=commit)
-
-    def define(self, key: str, axis: str) -> None:
-        """Give a key of ours its x axis."""
-        self._defined.add(key)
-        with self._as_ours():
-            self._run.define_metric(key, step_metric=None if key == axis else axis)
-
-    def summarize(self, values: Mapping[str, Any]) -> None:
-        """Put values into the run's summary."""
-        with self.lock, self._as_ours():
-            self._run.summary.update(self._rename(values))
-
-    def join(self, row: Mapping[str, Any], prefix: str) -> None:
-        """Log a row, now or at the end: values by key, all with this prefix."""
+    def join(self, row: Mapping[str, Any], axis: str) -> None:
+        """Log a row together with the owner's, or at the end."""
         numbers = {key: value for key, value in row.items() if isinstance(value, float | int)}
-        self._newest |= numbers
-        if self._run.step != self._counters.get(prefix):
-            self.log(row, commit=False)
-            self._counters[prefix] = self._run.step
-            return
-        with self.lock:
+        with self._lock:
+            self._newest |= numbers
+            is_free = self._has_begun or self._run.step != self._open[0]
+            if is_free and self._keys_of_open_row().isdisjoint(map(self._key, row)):
+                self.log(row, axis, commit=False)
+                return
             self._lost += len(self._held) == _HELD
-            self._held.append(dict(row))
+            self._held.append((dict(row), axis))
             waiting = len(self._held)
-        self.summarize(numbers)
+            self.summarize(numbers)
         if waiting >= _TOLD_AT and not self._is_told:
             self._is_told = True
             _logger.warning(
@@ -122,14 +113,71 @@ class SharedRun:
                 waiting,
             )
 
+    def summarize(self, values: Mapping[str, Any]) -> None:
+        """Put values into the run's summary."""
+        with self._lock, self._as_ours():
+            named = {self._key(key): value for key, value in values.items()}
+            self._run.summary.update(named)
+            if not self._has_begun:
+                self._shown |= named
+
+    def _key(self, own: str) -> str:
+        """Return what a key is called: aside where the run's owner has one of that name."""
+        while own in self._taken:
+            own = _ASIDE + own
+        return own
+
+    def _keys_of_open_row(self) -> set[str]:
+        """Return our keys in the row that is open; where the owner has closed one, there are none."""
+        counter, keys = self._open
+        if counter == self._run.step:
+            return keys
+        if self._summary_of_owner:
+            with self._as_ours():
+                self._run.summary.update(self._summary_of_owner)
+            self._summary_of_owner = {}
+        return set()
+
+    def _named(self, row: Mapping[str, Any], axis: str) -> dict[str, Any]:
+        """Return a row under the keys that it gets, each defined with our own x axis.
+
+        Key by key, since a pattern would catch the owner's keys as well.
+        """
+        if not self._has_begun:
+            self._begin()
+        names = {key: self._key(key) for key in row}
+        new = [key for key, name in names.items() if name not in self._defined]
+        if moved := sorted(names[key] for key in new if names[key] != key):
+            message = (
+                "W&B: the run has keys of its own that the monitor uses too; ours are %s. A prefix keeps all apart."
+            )
+            _logger.warning(message, ", ".join(moved))
+        for key in new:
+            self._defined.add(names[key])
+            with self._as_ours():
+                self._run.define_metric(names[key], step_metric=None if key == axis else self._key(axis))
+        return {names[key]: value for key, value in row.items()}
+
+    def _begin(self) -> None:
+        """Learn which keys were in the row that was open at first: by now, the summary has their values."""
+        self._has_begun = True
+        summary = dict(self._run.summary)
+        self._taken |= {key for key in self._keys_of_owner() if self._shown.get(key) != summary.get(key)}
+        self._shown = {}
+
+    def _keys_of_owner(self) -> set[str]:
+        """Return the keys in the summary that are not ours; of a run that goes on, those that ours gave way to."""
+        keys = set(self._run.summary.keys())
+        return {key for key in keys if _ASIDE + key in keys} if self._is_resumed else keys
+
     @contextmanager
     def _as_ours(self) -> Iterator[None]:
         """Tell what this thread does meanwhile from what the owner does."""
-        self._ours.is_active = True
+        before, self._ours.is_active = getattr(self._ours, "is_active", False), True
         try:
             yield
         finally:
-            self._ours.is_active = False
+            self._ours.is_active = before
 
     def _watch(self, name: str, note: Callable[..., object]) -> None:
         """Let `note` see what the owner calls, before it happens."""
@@ -144,24 +192,33 @@ class SharedRun:
         setattr(self._run, name, note_and_call)
 
     def _note(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        for key in data.keys() & self._summary_of_owner.keys():
-            del self._summary_of_owner[key]  # what is logged last counts
-        if data.keys() <= self._taken:
+        """Take in what the owner logs."""
+        if data.keys() <= self._taken and not self._summary_of_owner:
             return
-        with self.lock:  # a row of ours that may have one of them goes first
-            new = data.keys() - self._taken
-            self._taken |= new
-            for key in new & self._defined:  # or W&B would write our step into their rows
-                with self._as_ours():
-                    self._run.define_metric(key, overwrite=True)
+        with self._lock:  # a row of ours that may have one of them goes first
+            for key in data.keys() & self._summary_of_owner.keys():
+                del self._summary_of_owner[key]  # what is logged last counts
+            for key in data.keys() - self._taken:
+                self._give_way(key)
 
-    def _note_summary(self, values: Mapping[str, Any]) -> None:
-        self._note(values)
-        self._summary_of_owner |= {key: value for key, value in values.items() if key in self._defined}
+    def _note_definition(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Take in what the owner defines."""
+        with self._lock:
+            if name.endswith("*"):
+                given = inspect.signature(self._run.define_metric).bind(name, *args, **kwargs).arguments
+                self._patterns[name[:-1]] = {key: value for key, value in given.items() if key != "name"}
+            else:
+                self._give_way(name)
 
-    def _note_definition(self, name: str, *_: Any, **__: Any) -> None:
-        with self.lock:
-            self._taken.add(name)
+    def _give_way(self, key: str) -> None:
+        """Leave a key to the owner; what we have defined of it goes, or W&B would write our step into their rows."""
+        is_ours = key in self._defined and key not in self._taken
+        self._taken.add(key)
+        if is_ours:
+            fitting = max((start for start in self._patterns if key.startswith(start)), key=len, default=None)
+            given = {} if fitting is None else self._patterns[fitting]
+            with self._as_ours():
+                self._run.define_metric(key, **{**given, "overwrite": True})
 
     def _watch_summary(self) -> None:
         """See what the owner puts into the summary: a row of ours would replace it there."""
@@ -170,12 +227,20 @@ class SharedRun:
         if call is None:
             return
 
-        def note_and_call(record: Any) -> Any:
+        def call_and_note(record: Any) -> Any:
+            result = call(record)
             if not getattr(self._ours, "is_active", False):
-                attempt(lambda: self._note_summary({item.key[0]: item.value for item in record.update}))
-            return call(record)
+                attempt(lambda: self._note_summary({item.key[0] for item in record.update}))
+            return result
 
-        summary._set_update_callback(note_and_call)
+        summary._set_update_callback(call_and_note)
+
+    def _note_summary(self, keys: set[str]) -> None:
+        with self._lock:
+            for key in keys & self._keys_of_open_row():
+                self._summary_of_owner[key] = self._run.summary.get(key)
+            for key in keys - self._taken:
+                self._give_way(key)
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -193,27 +258,17 @@ class SharedRun:
         """Log what is held; the summary then says the newest again."""
         if os.getpid() != self._pid:  # the rows are the parent's
             return
-        with self.lock:
+        with self._lock:
             if not self._held and not self._summary_of_owner:
                 return
-            self.log({}, commit=True)  # what has joined a row stays there
-            while self._held:
-                self.log(self._rename(self._held.popleft()))
-            self.summarize(self._newest)
             with self._as_ours():
-                self._run.summary.update(self._summary_of_owner)
+                self._run.log({}, commit=True)  # what has joined a row stays there
+            self._keys_of_open_row()
+            while self._held:
+                self.log(*self._held.popleft())
+            self.summarize(self._newest)
             if self._lost:
                 _logger.warning("W&B: the oldest %d of the rows that waited for the end were given up.", self._lost)
-
-    def _rename(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Give keys that have become the owner's since another name."""
-        return {self.key(key): value for key, value in row.items()}
-
-
-def _keys_of_owner(run: Any) -> set[str]:
-    """Return the keys of a run that are not ours; where we have logged to it before, those that ours gave way to."""
-    keys = set(run.summary.keys())
-    return keys if _MARK not in run.config else {key for key in keys if _ASIDE + key in keys}
 
 
 def _finish_of(run: Any) -> str:
