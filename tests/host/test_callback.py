@@ -89,12 +89,47 @@ def test_in_a_while_loop(reporter, sink):
     assert_same_records(sink.records, pulled(STEPS))
 
 
-def test_under_vmap_the_records_are_those_of_one_seed(reporter, sink):
+def test_under_vmap_the_records_are_those_of_one_seed_and_the_others_are_counted(reporter, sink, caplog):
     """There the condition becomes a select: the callback fires at every step, for every seed."""
     seeds = {name: jnp.stack([x, -x]) for name, x in stacked(STEPS).items()}
     jax.jit(jax.vmap(partial(emit_scan, reporter.callback)))(seeds)
     finish(reporter)
+    for record in sink.records:
+        record.scalars["monitoring/dropped_records"] = 0.0
     assert_same_records(sink.records, pulled(STEPS)[:2])
+    assert reporter._builder.dropped == 2
+    assert "another seed" in caplog.text
+
+
+@pytest.mark.parametrize("second", [8, 20])
+def test_a_second_run_through_the_same_callback_is_counted_and_told(reporter, sink, caplog, second):
+    step = jax.jit(partial(ACC.update_and_emit, callback=reporter.callback), donate_argnums=0)
+    for steps, sign in ((8, 1), (second, -1)):
+        mon = ACC.init()
+        for i in range(steps):
+            mon = step(mon, {name: sign * value for name, value in batch(i).items()})
+    finish(reporter)
+    assert [record.step for record in sink.records] == [3, 7, *range(11, second, 4)]
+    assert reporter._builder.dropped == 2
+    assert "A second run" in caplog.text
+
+
+def test_under_grad_of_a_scan_with_remat_each_emission_is_recorded_once(reporter, sink):
+    """Every emission comes again when all have been there, and may be rounded in another way."""
+
+    @jax.checkpoint
+    def body(mon, x):
+        rewards = {name: jax.lax.stop_gradient(value) for name, value in x.items()}
+        return ACC.update_and_emit(mon, rewards, reporter.callback), sum(jnp.sum(jnp.sin(v)) for v in x.values())
+
+    def loss(scale):
+        mon, losses = jax.lax.scan(body, ACC.init(), {k: v * scale for k, v in stacked(10 * STEPS).items()})
+        return jnp.sum(losses), mon
+
+    jax.jit(jax.grad(loss, has_aux=True))(jnp.float32(1.0))
+    finish(reporter)
+    assert_same_records(sink.records, pulled(10 * STEPS)[:25])
+    assert reporter._builder.dropped == 0
 
 
 def test_under_remat_and_grad_each_emission_is_recorded_once(reporter, sink):

@@ -77,15 +77,38 @@ def test_a_signal_that_was_ignored_stays_ignored():
     assert outcome(code) == (["True"], 0)
 
 
-def test_in_the_middle_of_a_step_it_waits_for_its_end():
+def test_whoever_is_interrupted_on_the_way_out_holds_the_signal_back_until_the_next_step_only():
     code = """
 p = Preemption(flush); p.install()
-with p:
-    with p: term()
-    say("step")
-say("alive")
+p.__enter__()  # and nobody leaves
+with p: say("step")
+term(); say("alive")
 """
     assert outcome(code) == (["step", "written"], ENDED)
+
+
+@pytest.mark.parametrize(("closed", "written"), [("", ["one", "two"]), ("one.restore()", ["two"])])
+def test_several_that_hold_the_signal_all_write(closed, written):
+    code = f"""
+one, two = (Preemption(lambda seconds, name=name: say(name) or True) for name in ("one", "two"))
+one.install(); two.install()
+{closed}
+term(); say("alive")
+"""
+    found, ended = outcome(code)
+    assert (sorted(found), ended) == (written, ENDED)
+
+
+def test_of_several_one_that_has_to_wait_for_its_step_gets_it():
+    code = """
+states = []
+one, two = Preemption(lambda seconds: bool(states)), Preemption(flush)
+one.install(); two.install(); term()
+with two: say("step of two")
+with one: say("step of one"); states.append("fresh")
+say("alive")
+"""
+    assert outcome(code) == (["written", "step", "of", "two", "step", "of", "one"], ENDED)
 
 
 def test_while_the_state_is_in_the_owners_step_it_waits_for_the_next_of_ours():

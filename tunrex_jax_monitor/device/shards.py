@@ -25,8 +25,8 @@ def check_axes(axis_name: AxisName, *samples: Array | None) -> None:
       ValueError: there is no axis, one comes twice, `shard_map` maps no such axis, or every shard would count the same
         samples again.
     """
-    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
-    if not names or len(set(names)) < len(names):
+    names: tuple[Any, ...] = tuple(axis_name) if isinstance(axis_name, tuple | list) else (axis_name,)
+    if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         remedy = "Leave it out where rewards are on one device, or sharded under plain jit."
         raise invalid("axis_name", axis_name, "one axis of shard_map or more, each once", remedy)
     try:

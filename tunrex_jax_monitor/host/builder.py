@@ -7,7 +7,6 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 import logging
 import math
 import threading
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 1024  # emissions that may wait; each is a few kB
 _HELD = 8  # unordered emissions that may wait for an earlier one
-_LATE = 2  # intervals by which a second copy of an emission may come late, computed anew with another rounding
-_REMEMBERED = 16_384  # emissions that are known by their checksum, so that a copy of one may come however late
+_REMEMBERED = 16_384  # emissions of which a copy is known as one, however late it comes
+_ROUNDING = 1e-4  # by which a copy may differ, since a program may compute one in two ways
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
@@ -142,21 +141,21 @@ class Builder:
 
     def _build(self, emission: Emission) -> None:
         summary = self._acc.unpack(np.asarray(emission.words))
-        self._check_reset(summary)
+        is_again = emission.interval is not None and emission.interval is self._last_interval
+        self._check_reset(summary, is_again)
+        self._last_interval = emission.interval
         self._release()  # what came by callback before
         self._sorter.last = int(summary.updates)
-        self._deliver(emission, summary)
+        self._deliver(emission, summary, is_again)
 
     def _sort(self, emission: Emission, shortest: int) -> None:
         summary = self._acc.unpack(emission.words)
         if int(summary.interval) < shortest:
             return
         updates, interval = int(summary.updates), int(summary.interval)
-        checksum = zlib.crc32(emission.words)
-        is_copy = self._sorter.checksums.get(updates) == checksum or updates + _LATE * interval >= self._sorter.last
-        if self._sorter.add(updates, interval, (emission, summary), checksum):
+        if self._sorter.add(updates, interval, (emission, summary)):
             self._release(_HELD)
-        elif not (shortest and is_copy):  # made by vmap, remat or a device
+        elif not (shortest and self._sorter.has_copy(summary)):  # made by remat, or by another device
             self.lose()
             self._tell(_SEEN)
 
@@ -172,23 +171,25 @@ class Builder:
         for emission, summary in self._sorter.take(held):
             self._deliver(emission, summary)
 
-    def _deliver(self, emission: Emission, summary: Summary) -> None:
-        record = self._record(emission, summary)
+    def _deliver(self, emission: Emission, summary: Summary, is_again: bool = False) -> None:
+        record = self._record(emission, summary, is_again)
         for worker in self._workers:
             worker.put(record)
 
-    def _record(self, emission: Emission, summary: Summary) -> Record:
+    def _record(self, emission: Emission, summary: Summary, is_again: bool) -> Record:
         steps = self._numbers(emission.steps) or count_back(summary, int(summary.updates) - 1)
         if int(summary.interval) % len(steps):
             steps = without_abandoned(steps)
-        record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=self.dropped)
+        lost = self.dropped + sum(worker.error is not None for worker in self._workers)  # this one too, where it is off
+        record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=lost)
         if emission.state is not None:
             transfer.with_run(self._acc, record, summary, emission.state)
         if emission.overhead_ms is not None:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
         if not summary.interval:
             self._keep_interval(record)
-        record = self._drop_seen(emission, record)
+        if is_again and self._last is not None:
+            record = _without_seen(record, self._last)
         self._add_extra(record)
         self._last = record
         return record
@@ -222,23 +223,14 @@ class Builder:
             own = {key: value for key, value in record.scalars.items() if key.startswith("monitoring/")}
             record.scalars.update(self._last.scalars | own)
 
-    def _drop_seen(self, emission: Emission, record: Record) -> Record:
-        """Take the steps out that were in the last record: its emission was interrupted, and comes again."""
-        is_again = emission.interval is not None and emission.interval is self._last_interval
-        self._last_interval = emission.interval
-        if self._last is None or not is_again:
-            return record
-        new = record.update - self._last.update
-        series = {key: values[max(0, len(values) - new) :] for key, values in record.series.items()}
-        alerts = tuple(event for event in record.alerts if event.step in series["step"])
-        return replace(record, series=series, alerts=alerts)
-
-    def _check_reset(self, summary: Summary) -> None:
-        """Warn once when an interval reaches back behind the emission before it."""
+    def _check_reset(self, summary: Summary, is_again: bool) -> None:
+        """Warn once when an interval reaches back behind the emission before it, and that has not been interrupted."""
         last, self._last_update = self._last_update or 0, int(summary.updates)
         if not int(summary.updates):
             self._tell(_UNUSED)
-        elif int(summary.interval) > int(summary.updates) - last > 0:  # else the owner went back to a checkpoint
+        elif (
+            not is_again and int(summary.interval) > int(summary.updates) - last > 0
+        ):  # else the owner went back to a checkpoint
             self._tell(_STALE)
 
     def _tell(self, message: str) -> None:
@@ -247,12 +239,19 @@ class Builder:
             _logger.warning(message)
 
 
+def _without_seen(record: Record, last: Record) -> Record:
+    """Take the steps out that are in the last record: its emission was interrupted, and comes again."""
+    new = record.update - last.update
+    series = {key: values[max(0, len(values) - new) :] for key, values in record.series.items()}
+    alerts = tuple(event for event in record.alerts if event.step in series["step"])
+    return replace(record, series=series, alerts=alerts)
+
+
 class _Sorter:
     """Puts emissions in the order of their updates, and drops those seen before (remat, vmap, one per device).
 
     Attributes:
       last: the update of the newest one taken.
-      checksums: of the words, by update.
 
     An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
     a checkpoint begins with one, and waits for two more emissions once.
@@ -260,18 +259,26 @@ class _Sorter:
 
     def __init__(self) -> None:
         self.last = 0
-        self.checksums: OrderedDict[int, int] = OrderedDict()
+        self._seen: OrderedDict[int, np.ndarray] = OrderedDict()
         self._waiting: dict[int, tuple[int, Any]] = {}
 
-    def add(self, update: int, interval: int, item: Any, checksum: int) -> bool:
+    def add(self, update: int, interval: int, item: tuple[Any, Summary]) -> bool:
         """Take an emission; False when there has been one of this update."""
         if update <= self.last or update in self._waiting:
             return False
         self._waiting[update] = interval, item
-        self.checksums[update] = checksum
-        if len(self.checksums) > _REMEMBERED:
-            self.checksums.popitem(last=False)
+        self._seen[update] = _features(item[1])
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
         return True
+
+    def has_copy(self, summary: Summary) -> bool:
+        """Tell whether the emission of this update says the same."""
+        seen, own = self._seen.get(int(summary.updates)), _features(summary)
+        if seen is None:
+            return False
+        size = float(np.max(np.abs(own), initial=0.0, where=np.isfinite(own)))
+        return np.allclose(seen, own, rtol=_ROUNDING, atol=_ROUNDING * size, equal_nan=True)
 
     def take(self, held: int) -> list[Any]:
         """Return what follows without a gap, and the oldest beyond `held`."""
@@ -285,6 +292,11 @@ class _Sorter:
             self.last = update
             taken.append(item)
         return taken
+
+
+def _features(summary: Summary) -> np.ndarray:
+    """Return what tells an emission from that of another run: averages, and mean and extremes of the interval."""
+    return np.concatenate([np.ravel(summary.averages), np.ravel(summary.interval_moments[[0, 4, 5]])])
 
 
 def _run_and_set(job: Callable[[], object], done: threading.Event) -> None:

@@ -125,8 +125,11 @@ def restore_or_init(
         raise invalid("on_mismatch", on_mismatch, "'raise' or 'init'", "Leave it out to raise.")
     if not hasattr(manager, "latest_step"):
         raise invalid("manager", manager, "an orbax CheckpointManager", "Pass ocp.CheckpointManager(directory).")
-    if step is not None and step not in manager.all_steps():
-        raise invalid("step", step, f"one of {list(manager.all_steps())}", "Leave it out for the newest checkpoint.")
+    if not isinstance(item, str) or not item:
+        raise invalid("item", item, "the name that it was saved under", "Leave it out for 'monitor'.")
+    known = list(manager.all_steps())
+    if step is not None and (not hasattr(step, "__index__") or step not in known):
+        raise invalid("step", step, f"one of {known}", "Leave it out for the newest checkpoint.")
     step = manager.latest_step() if step is None else step
     try:
         saved = None if step is None else _read_item(manager, step, item)

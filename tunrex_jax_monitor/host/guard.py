@@ -1,5 +1,9 @@
 """The one place where an exception stops: what monitoring does must not end training."""
 
+import functools
+import signal
+import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,12 +14,29 @@ _LONGEST = 1e6  # seconds; a lock refuses to wait for ever in one go
 def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
     """Return what the action returns and None, or None and what it raises.
 
-    KeyboardInterrupt and SystemExit pass: on the training thread they are the owner's.
+    KeyboardInterrupt and SystemExit pass: on the training thread they are the owner's. So is what a signal handler of
+    the owner's raises while the action is at work.
     """
     try:
         return action(), None
     except Exception as error:
+        if threading.current_thread() is threading.main_thread() and _is_of_a_signal_handler(error):
+            raise
         return None, error
+
+
+def _is_of_a_signal_handler(error: Exception) -> bool:
+    handlers = {_code_of(signal.getsignal(signum)) for signum in signal.valid_signals()} - {None}
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not handlers.isdisjoint(frames)
+
+
+def _code_of(handler: Any) -> Any:
+    """Return the code that a signal handler runs; None where it is no Python function."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = handler if hasattr(handler, "__code__") or not callable(handler) else type(handler).__call__
+    return getattr(call, "__code__", None)
 
 
 def as_seconds(timeout: Any, default: float = 30.0) -> float:

@@ -4,6 +4,7 @@ A process that is ending takes no new threads (Python 3.12 and later). A lane th
 that was still being compiled when the program ended, does its work in `put`.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ class Lane(Generic[T]):
         # SimpleQueue: its put takes no lock that a Python thread could hold, and may be interrupted anywhere.
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._pid = os.getpid()
+        self._ended = threading.Event()  # of a thread, CPython 3.11 forgets it when a signal handler raises in `join`
         self._is_direct = not start(self._thread)
-        self._has_ended = False
 
     @property
     def waiting(self) -> int:
@@ -46,12 +48,12 @@ class Lane(Generic[T]):
 
     def is_alive(self) -> bool:
         """Tell whether items are still being worked through."""
-        return not self._has_ended if self._is_direct else self._thread.is_alive()
+        return not self._ended.is_set() and os.getpid() == self._pid  # a forked child has no threads
 
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the end; False when it took too long."""
         if not self._is_direct:
-            self._thread.join(timeout_seconds)
+            self._ended.wait(timeout_seconds)
         return not self.is_alive()
 
     def leftovers(self) -> Iterator[T | None]:
@@ -60,16 +62,19 @@ class Lane(Generic[T]):
             yield self._queue.get()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            self._work(item)
-        self._at_end()
+        try:
+            while (item := self._queue.get()) is not None:
+                self._work(item)
+            self._at_end()
+        finally:
+            self._ended.set()
 
     def _do_now(self) -> None:
-        while self._is_direct and not self._has_ended and not self._queue.empty():
+        while self._is_direct and not self._ended.is_set() and not self._queue.empty():
             if (item := self._queue.get()) is not None:
                 self._work(item)
             else:
-                self._has_ended = True
+                self._ended.set()
                 self._at_end()
 
 

@@ -104,10 +104,10 @@ class Reporter:
             return state
         with self._signals:
             after, error = attempt(partial(self._step, state))
-            if after is not None:
-                return (self._signals.take() and self._flush(after, _FLUSH_SECONDS)) or after
+            if after is not None and self._signals.take():
+                after = self._flush(after, _FLUSH_SECONDS)
         if error is None:
-            return state
+            return self._hand_over(state, after)
         self._broken = True
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
@@ -122,6 +122,13 @@ class Reporter:
             state = self._emit(state)
         self._pending.seconds += time.perf_counter() - start
         return state
+
+    def _hand_over(self, given: MonitorState, after: MonitorState | None) -> MonitorState:
+        """Return the state to go on with; an interval ends here, or who is interrupted would go on with the last."""
+        if after is None or after is given:
+            return given
+        self._pending.begin(after)
+        return after
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
@@ -140,7 +147,6 @@ class Reporter:
             overhead = 1e3 * self._pending.seconds / ended.length if ended.length else None
             run = state if with_run else None
             self._builder.put(Emission(words, time.time(), ended.steps, overhead, run, interval=ended.key))
-        self._pending.begin(fresh)
         return fresh
 
     @property
@@ -186,7 +192,8 @@ class Reporter:
           The state to go on with, when one was given. Never raises.
         """
         with self._signals:
-            return self._flush(state, as_seconds(timeout_seconds))
+            after = self._flush(state, as_seconds(timeout_seconds))
+        return after if state is None else self._hand_over(state, after)
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
         end = time.monotonic() + seconds

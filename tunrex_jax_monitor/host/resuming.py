@@ -8,6 +8,7 @@ beyond it moves to a file of its own. Nothing here needs JAX.
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,44 +21,53 @@ _BLOCK = 1 << 16
 _logger = logging.getLogger("tunrex_jax_monitor")
 
 
-def take_up(path: Path, file: FileIO, step: int | None) -> int | None:
-    """Make a run's records end where it goes on; return the step of the last of them, or None.
+def take_up(path: Path, file: FileIO) -> int | None:
+    """Make a run's records end with a whole line; return the step of the last of them, or None.
 
     Args:
       path: of the records.
       file: the same, open for appending, and locked.
-      step: what was logged beyond it moves away; None keeps everything.
 
     Raises:
-      ValueError: a line that has to be read is no record.
+      ValueError: the last line is no record.
     """
     end = end_of_lines(path)
     if (torn := file.seek(0, os.SEEK_END) - end) > 0:
         _logger.warning("%s: took away a torn last line of %d bytes before going on", path, torn)
         file.truncate(end)
-    if step is not None:
-        offset, following = split(path, step, end)
-        if following is not None:
-            away = move_away(path, offset, end, step)
-            _logger.warning("%s: what was logged beyond step %d is in %s now", path, step, away.name)
-            if (kept := until(following, step)) is not None:
-                offset += _replace_line(path, offset, kept)
-            file.truncate(offset)
-    return last_step(path, file.seek(0, os.SEEK_END))
+    return last_step(path, end)
 
 
-def _replace_line(path: Path, at: int, record: Record) -> int:
-    """Put a record into the place of a longer one; return the length of the line.
+def go_back(path: Path, file: FileIO, step: int, lock: Callable[[FileIO], FileIO]) -> FileIO:
+    """Move what was logged beyond a step away; return the file to go on with, which has taken the other's place.
 
-    It is filled up with blanks, so that the file is whole at every moment, also on a full disk.
+    What stays is written anew: a run that is killed meanwhile has all of its records, or those up to the step.
+
+    Raises:
+      ValueError: a line is no record.
     """
-    with path.open("r+b", buffering=0) as file:
-        file.seek(at)
-        length = len(file.readline())
-        line = record.to_json().encode().ljust(length - 1) + b"\n"
-        file.seek(at)
-        file.write(line)
-    return len(line)
+    end = end_of_lines(path)
+    offset, following = split(path, step, end)
+    if following is None:
+        return file
+    away, kept = move_away(path, offset, end, step), until(following, step)
+    with replacing(path) as part:
+        _copy(path, part, 0, offset, b"" if kept is None else kept.to_json().encode() + b"\n")
+        new = lock(open(part, "ab", buffering=0))
+    file.close()
+    _logger.warning("%s: what was logged beyond step %d is in %s now", path, step, away.name)
+    return new
+
+
+def _copy(path: Path, target: Path, start: int, end: int, more: bytes = b"") -> None:
+    """Copy what lies between the offsets, and more behind it; returns once the disk has it."""
+    with path.open("rb") as source, target.open("wb") as copy:
+        source.seek(start)
+        for at in range(start, end, _BLOCK):
+            copy.write(source.read(min(_BLOCK, end - at)))
+        copy.write(more)
+        copy.flush()
+        os.fsync(copy.fileno())
 
 
 def end_of_lines(path: Path) -> int:
@@ -97,12 +107,8 @@ def move_away(path: Path, offset: int, end: int, step: int) -> Path:
     """Copy what lies between the offsets into a file of its own beside the path; return it once the disk has it."""
     names = (path.with_name(f"abandoned-{step}{suffix}.jsonl") for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
     target = next(name for name in names if not name.exists())
-    with path.open("rb") as source, replacing(target) as part, part.open("wb") as copy:
-        source.seek(offset)
-        for start in range(offset, end, _BLOCK):
-            copy.write(source.read(min(_BLOCK, end - start)))
-        copy.flush()
-        os.fsync(copy.fileno())
+    with replacing(target) as part:
+        _copy(path, part, offset, end)
     return target
 
 

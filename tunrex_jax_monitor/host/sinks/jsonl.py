@@ -65,7 +65,9 @@ class JsonlSink:
         try:
             if self._goes_on:
                 before = require_same_rewards(self.run_dir, manifest)
-                self._last = resuming.take_up(self.run_dir / RECORDS, file, self._back_to)
+                if self._back_to is not None:
+                    file = self._file = resuming.go_back(self.run_dir / RECORDS, file, self._back_to, self._lock)
+                self._last = resuming.take_up(self.run_dir / RECORDS, file)
                 manifest = going_on(before, manifest, self._last) if before else manifest
             write_manifest(self.run_dir, manifest)
         except BaseException:
