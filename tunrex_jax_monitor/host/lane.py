@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
+from tunrex_jax_monitor.host.latch import Latch
+
 T = TypeVar("T")
 
 
@@ -28,7 +30,7 @@ class Lane(Generic[T]):
         self._queue: queue.SimpleQueue[T | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._pid = os.getpid()
-        self._ended = threading.Event()  # of a thread, CPython 3.11 forgets it when a signal handler raises in `join`
+        self._ended = Latch()  # CPython 3.11 takes a thread for ended when a signal handler has raised in `join`
         self._is_direct = not start(self._thread)
 
     @property

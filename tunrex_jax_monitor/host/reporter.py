@@ -83,7 +83,7 @@ class Reporter:
         self._compiling: Lane[Callable[[], object]] | None = None
         self._pending = Pending()
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
-        self._closed = self._broken = self._told = False
+        self._closed = self._broken = self._told = self._is_over = False
         self._pid = os.getpid()
         self._signals = Preemption(self._flush_now)
         atexit.register(self.close)
@@ -236,23 +236,28 @@ class Reporter:
             that emits by `callback` or `write_rows` has to give it.
           timeout_seconds: how long to wait for the device, and then for the sinks; those that hang are left behind.
         """
-        if self._closed or os.getpid() != self._pid:  # a forked child has none of the threads
+        if self._is_over or os.getpid() != self._pid:  # a forked child has none of the threads
             return
         with self._signals:
             self._close(state, as_seconds(timeout_seconds))
+        self._is_over = True
         self._signals.restore()
 
     def _close(self, state: MonitorState | None, timeout_seconds: float) -> None:
+        if not self._closed:  # or the one before was interrupted
+            self._emit_final(state, timeout_seconds)
+            self._closed = True
+        self._builder.close(timeout_seconds)
+        workers.finish(self._workers, time.monotonic() + timeout_seconds)
+        self._pending = Pending()
+        atexit.unregister(self.close)
+
+    def _emit_final(self, state: MonitorState | None, timeout_seconds: float) -> None:
         final, error = attempt(partial(self._take_final, state))
         if error is not None:
             _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
         self._flush(None, min(timeout_seconds, _SETTLE_SECONDS))
         self._emit_rest(final, time.monotonic() + timeout_seconds)
-        self._closed = True
-        self._builder.close(timeout_seconds)
-        workers.finish(self._workers, time.monotonic() + timeout_seconds)
-        self._pending = Pending()
-        atexit.unregister(self.close)
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
         after, error = attempt(partial(self._emit_last, state))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane
+from tunrex_jax_monitor.host.latch import Latch
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
 
@@ -56,7 +57,7 @@ class SinkWorker:
         self._closed = False
         self._told = False
         self._pid = os.getpid()
-        self._lane: Lane[Record | threading.Event] = Lane(self._take, f"tunrex-{self._label}", self._close_sink)
+        self._lane: Lane[Record | Latch] = Lane(self._take, f"tunrex-{self._label}", self._close_sink)
 
     @property
     def dropped(self) -> int:
@@ -77,15 +78,15 @@ class SinkWorker:
         _require_timeout(timeout_seconds)
         return self.wait_for(self.mark(), timeout_seconds)
 
-    def mark(self) -> threading.Event | None:
+    def mark(self) -> Latch | None:
         """Return what is set when the sink has written what is queued now; None when it gets nothing any more."""
         if self._closed or not self._lane.is_alive():
             return None
-        reached = threading.Event()
+        reached = Latch()
         self._lane.put(reached)
         return reached
 
-    def wait_for(self, mark: threading.Event | None, timeout_seconds: float) -> bool:
+    def wait_for(self, mark: Latch | None, timeout_seconds: float) -> bool:
         """Wait for a mark, unless the sink has been waited for in vain, and has written nothing since."""
         if mark is None:
             return False
@@ -129,8 +130,8 @@ class SinkWorker:
         off = self._closed or self.error is not None or not self._lane.is_alive()
         return off or (self._capacity is not None and self._lane.waiting >= self._capacity)
 
-    def _take(self, item: Record | threading.Event) -> None:
-        if isinstance(item, threading.Event):
+    def _take(self, item: Record | Latch) -> None:
+        if isinstance(item, Latch):
             item.set()
         else:
             self._deliver(item)
