@@ -43,9 +43,16 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsInt
 
-from tunrex_jax_monitor.device.config import as_integer, invalid, require_flag
+from tunrex_jax_monitor.device.config import as_integer, require_flag
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
+from tunrex_jax_monitor.host.arguments import (
+    require_mapping,
+    require_path,
+    require_sinks,
+    require_text,
+    require_texts,
+)
 from tunrex_jax_monitor.host.function_monitor import RewardFunctionMonitor
 from tunrex_jax_monitor.host.functions import RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds
@@ -135,9 +142,13 @@ class GRPOMonitoringIntegration:
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
         self.summary_frequency = as_integer("summary_frequency", summary_frequency, 1)
         self.visualization_frequency = as_integer("visualization_frequency", visualization_frequency, 0)
-        _require_outputs(output_dir, sinks)
-        _require_wandb(use_wandb, log_histograms, wandb_commit, wandb_tags, wandb_config, wandb_prefix)
-        require_flag("enable_anomaly_detection", enable_anomaly_detection)
+        require_path("output_dir", output_dir)
+        require_sinks("sinks", sinks)
+        require_texts("wandb_tags", wandb_tags)
+        require_mapping("wandb_config", wandb_config)
+        require_text("wandb_prefix", wandb_prefix)
+        require_flag("wandb_commit", wandb_commit)
+        require_flag("use_wandb", use_wandb)
         require_flag("verbose", verbose)
         writes = processes.is_writer()
         self.enable_anomaly_detection, self.verbose = enable_anomaly_detection, verbose and writes
@@ -156,7 +167,7 @@ class GRPOMonitoringIntegration:
         self.reward_monitor = self._make_monitor(sinks, options)
         self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
         self.side_monitors = self.intake.side_monitors
-        self._lock, self._finalized = threading.Lock(), False
+        self._lock, self._finalized = threading.RLock(), False
         self._signals = Preemption(self._flush_now)
         processes.announce()
         if self.verbose:
@@ -231,11 +242,12 @@ class GRPOMonitoringIntegration:
         """
         if self.intake.is_forked:
             return
-        with self._lock:
+        with self._lock:  # who comes second finds the files
             finalized, self._finalized = self._finalized, True
-        if finalized:
-            return
-        timeout_seconds = as_seconds(timeout_seconds)
+            if not finalized:
+                self._finalize(as_seconds(timeout_seconds))
+
+    def _finalize(self, timeout_seconds: float) -> None:
         self._signals.restore()
         self.intake.close(timeout_seconds)
         self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
@@ -277,24 +289,3 @@ class GRPOMonitoringIntegration:
 def setup_grpo_monitoring(reward_functions: Sequence[Callable[..., Any]], **kwargs: Any) -> GRPOMonitoringIntegration:
     """Return a `GRPOMonitoringIntegration` of the functions; `kwargs` are its arguments."""
     return GRPOMonitoringIntegration(reward_functions, **kwargs)
-
-
-def _require_outputs(output_dir: object, sinks: object) -> None:
-    """Refuse what nothing could be written to, before a directory is locked."""
-    if not isinstance(output_dir, str | os.PathLike) or not os.fspath(output_dir):
-        raise invalid("output_dir", output_dir, "a path", "Name the directory that files shall go to.")
-    if not isinstance(sinks, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in sinks):
-        raise invalid("sinks", sinks, "objects with write(record) and close()", "Pass a list of sinks.")
-
-
-def _require_wandb(
-    use: object, histograms: object, commit: object, tags: object, config: object, prefix: object
-) -> None:
-    for name, flag in {"use_wandb": use, "log_histograms": histograms, "wandb_commit": commit}.items():
-        require_flag(name, flag)
-    if isinstance(tags, str) or not isinstance(tags, Sequence) or not all(isinstance(tag, str) for tag in tags):
-        raise invalid("wandb_tags", tags, "a list of texts", "Pass for example ['grpo'].")
-    if not isinstance(config, Mapping | None):
-        raise invalid("wandb_config", config, "a mapping", "Pass for example {'lr': 1e-6}.")
-    if not isinstance(prefix, str):
-        raise invalid("wandb_prefix", prefix, "a text such as 'monitor/'", "Leave it out for none.")

@@ -9,6 +9,7 @@ import pickle
 import threading
 import weakref
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import pytest
 from tests.device.support import without_runtime_types
 from tunrex_jax_monitor import RewardAccumulator, RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host import names
-from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.host.collector import Collector
+from tunrex_jax_monitor.host.functions import capture, to_samples
 
 
 def match(prompts, completions, answer=None, *, num_generations: int = 4, **kwargs):
@@ -294,3 +296,34 @@ def test_a_column_called_self_and_a_method_are_called_as_before():
 
     assert Judge().score(["ab"]) == [2.0]
     assert Judge.score.recent_values == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda f: f(["p1", "p2"], ["r"] * 8), 8),
+        (lambda f: f(prompts=["p1", "p2"], responses=["r"] * 8), 8),
+        (lambda f: f([["a"] * 4, ["b"] * 4], None), 8),
+    ],
+)
+def test_what_is_not_named_completions_says_nothing_of_how_many_there_are(call, expected):
+    heard = []
+    function = RewardFunctionWrapper(lambda prompts, responses: [1.0] * 8, "f", listener=heard.append)
+    call(function)
+    collector = Collector(("f",), None)
+    assert collector.hear(heard[0]) is True
+    ((round_,),) = collector.take("all").values()
+    assert round_["f"].size == expected
+
+
+@pytest.mark.parametrize("argument", ["log_errors", "track_timing", "listener"])
+def test_a_flag_or_listener_that_is_none_is_refused(argument):
+    with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got 'no', allowed"):
+        RewardFunctionWrapper(lambda completions: [1.0], **{argument: "no"})
+
+
+def test_a_traced_or_complex_array_is_no_result():
+    with pytest.raises(TypeError, match="got complex64, allowed: numbers"):
+        capture(jnp.zeros(2, jnp.complex64))
+    with pytest.raises(TypeError, match="got a traced array, allowed: numbers"):
+        jax.eval_shape(capture, jnp.zeros(2))

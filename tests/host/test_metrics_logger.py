@@ -190,3 +190,29 @@ def children_named(name):
             command, _, fields = rest.rpartition(") ")
             tree[int(pid)] = command, int(fields.split()[1])
     return [pid for pid, (command, parent) in tree.items() if name in command and parent == os.getpid()]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"use_wandb": "x"}, {"log_histograms": "x"}, {"commit": "no"}, {"tags": "abc"}, {"config": 5}, {"prefix": 3}],
+    ids=str,
+)
+def test_what_is_wrong_is_refused_with_what_is_allowed(given):
+    (argument,) = given
+    with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got .*, allowed"):
+        trm.RewardMetricsLogger(**given)
+
+
+def test_what_is_not_finite_stands_in_no_row_and_no_table(init, tmp_path):
+    owner, logger = wandb.init(**init), trm.RewardMetricsLogger()
+    logger.log_step({"a": float("nan"), "b": 1.0, "c": float("inf")}, step=0)
+    logger.log_summary_table({"a": {"mean": float("nan"), "std": 0.5}}, step=0)
+    logger.log_alerts("DROP: a - fell", step=0)
+    logger.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.series("b") == [1.0]
+    assert run.series("a") == run.series("c") == []
+    assert run.series("alerts/DROP") == [1.0]
+    (table,) = tmp_path.rglob("*summary_table*.json")
+    assert json.loads(table.read_text(), parse_constant=pytest.fail)["data"][0][:3] == ["a", None, 0.5]

@@ -435,3 +435,12 @@ def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, cap
 def test_arguments_that_contradict_are_refused(arguments, message):
     with without_runtime_types(), pytest.raises(ValueError, match=message):
         WandbSink(**arguments)
+
+
+@pytest.mark.parametrize(
+    "given", [{"run": 5}, {"commit": "no"}, {"own_run": "yes"}, {"notify": 1}, {"histogram_bins": 5000}, {"config": 5}]
+)
+def test_an_argument_that_is_wrong_is_refused(given):
+    (argument,) = given
+    with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got .*, allowed"):
+        WandbSink(**given)

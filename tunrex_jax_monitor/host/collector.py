@@ -71,7 +71,7 @@ class Collector:
         if expected and call.is_scalar:
             of = jnp if isinstance(call.samples, jax.Array) else np  # what lies on a device is not worth a wait
             return of.broadcast_to(call.samples.reshape(()), (expected,))
-        if expected is not None and np.size(call.samples) != expected:
+        if call.is_named and expected is not None and np.size(call.samples) != expected:
             self.tell(
                 f"{call.name} returned {np.size(call.samples)} rewards for {expected} completions; such calls are left "
                 "out of the statistics. Return one reward per completion.",
@@ -115,9 +115,9 @@ class Collector:
                 self.tell(f"There is no reward {given!r}, so it is left out. Known are: {', '.join(self._names)}.")
             elif value is not None:
                 samples, error = attempt(partial(capture, value))
-                if error is None:
+                if samples is not None and np.size(samples):  # an empty one is no new data
                     round_[name] = samples
-                else:
+                elif error is not None:
                     self.tell(f"{name}: what was given could not be recorded: {error}", about=f"given {name}")
         return [round_] if round_ else []
 
@@ -168,6 +168,6 @@ def mode_of(given: Any) -> str:
 
 def _length(completions: Any) -> int | None:
     """Return how many completions there are, where that can be seen."""
-    if isinstance(completions, np.ndarray):
+    if isinstance(completions, np.ndarray | jax.Array):
         return len(completions) if completions.ndim else None
     return len(completions) if isinstance(completions, list | tuple) else None

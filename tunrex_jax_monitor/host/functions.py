@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.device.config import invalid, require_flag
+from tunrex_jax_monitor.host.arguments import require_callable
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import clean, name_of
 
@@ -42,7 +43,8 @@ class Call(NamedTuple):
     error: BaseException | None  # what the function raised, or why its result holds no samples
     is_scalar: bool  # one number for all completions
     has_raised: bool
-    completions: Any  # what it was given as such, or else its first argument; None where there is neither
+    completions: Any  # what it was given as such, or else its first argument that is not of prompts, or None
+    is_named: bool  # they were given as such
     keywords: Mapping[str, Any]
 
 
@@ -84,6 +86,9 @@ class RewardFunctionWrapper:
             raise invalid("reward_fn", reward_fn, "a callable", "Pass the function itself.")
         if not isinstance(name, str | None):
             raise invalid("name", name, "a text", "Leave it out for the name of the function.")
+        require_flag("log_errors", log_errors)
+        require_flag("track_timing", track_timing)
+        require_callable("listener", listener)
         functools.update_wrapper(self, reward_fn, updated=())  # its attributes must not overwrite ours
         self.__name__ = self.name = clean(name_of(reward_fn, "reward") if name is None else name)
         self.max_recent = _RECENT
@@ -207,8 +212,8 @@ class RewardFunctionWrapper:
 
         def tell() -> None:  # a result may raise wherever it is asked
             is_scalar = error is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
-            completions = self._completions(args, kwargs)
-            call = Call(self.name, samples, error, is_scalar, raised is not None, completions, kwargs)
+            completions, is_named = self._completions(args, kwargs)
+            call = Call(self.name, samples, error, is_scalar, raised is not None, completions, is_named, kwargs)
             self._leave_out(listener(call) is False)
 
         _, failure = attempt(tell)
@@ -219,11 +224,15 @@ class RewardFunctionWrapper:
         with self._lock:
             self.left_out_count += is_left_out
 
-    def _completions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _completions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
+        """Return the completions of a call, and whether they were named so."""
         if not args or "completions" in kwargs:
-            return kwargs.get("completions")
-        bound, _ = attempt(lambda: inspect.signature(self._reward_fn).bind_partial(*args, **kwargs).arguments)
-        return (bound or {}).get("completions", args[0])
+            return kwargs.get("completions"), "completions" in kwargs
+        given, _ = attempt(lambda: inspect.signature(self._reward_fn).bind_partial(*args, **kwargs).arguments)
+        bound = given or {}
+        if "completions" in bound:
+            return bound["completions"], True
+        return next((value for name, value in bound.items() if "prompt" not in name), args[0]), False
 
     def _tell(self, what: str, message: str, error: BaseException) -> None:
         with self._lock:
@@ -248,7 +257,12 @@ def _text_of(error: BaseException) -> str:
 
 def capture(result: Any) -> Any:
     """Return a copy of what a function returned; what lies on a device is copied there, and read later."""
-    return jnp.copy(result) if isinstance(result, jax.Array) else to_samples(result)
+    if not isinstance(result, jax.Array):
+        return to_samples(result)
+    if isinstance(result, jax.core.Tracer) or jnp.iscomplexobj(result):
+        got = "a traced array" if isinstance(result, jax.core.Tracer) else result.dtype
+        raise TypeError(f"got {got}, allowed: numbers and None. Return one per completion.")
+    return jnp.copy(result)
 
 
 def to_samples(result: Any) -> np.ndarray:

@@ -1,12 +1,15 @@
 """RewardMetricsLogger: the original document's W&B logger, over `WandbSink` and its rules for shared runs."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from tunrex_jax_monitor.device.config import as_integer
+import numpy as np
+
+from tunrex_jax_monitor.device.config import as_integer, require_flag
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.metrics_collector import MetricsCollector
 from tunrex_jax_monitor.host.record import Record
@@ -53,6 +56,8 @@ class RewardMetricsLogger:
     ) -> None:
         self.log_frequency = as_integer("log_frequency", log_frequency, 1)
         self.histogram_bins = as_integer("histogram_bins", histogram_bins, 1, 512)  # W&B takes no more
+        require_flag("use_wandb", use_wandb)
+        require_flag("log_histograms", log_histograms)
         self.log_histograms = log_histograms
         self._sink: WandbSink | None = None
         if use_wandb:
@@ -97,7 +102,7 @@ class RewardMetricsLogger:
           commit: not needed: see `WandbSink`.
         """
         self._step = self._at(step, self._step + 1)
-        self._use(lambda sink: sink.log(metrics, self._step))
+        self._use(lambda sink: sink.log({k: v for k, v in metrics.items() if _is_loggable(v)}, self._step))
 
     def log_reward_batch(
         self, reward_values: Mapping[str, Any], step: int | None = None, prefix: str = "rewards"
@@ -141,7 +146,8 @@ class RewardMetricsLogger:
           step: as in `log_step`.
         """
         at = self._at(step)
-        messages, error = attempt(lambda: [str(a["message"] if isinstance(a, Mapping) else a) for a in alerts or ()])
+        given = [alerts] if isinstance(alerts, str) else alerts or ()
+        messages, error = attempt(lambda: [str(a["message"] if isinstance(a, Mapping) else a) for a in given])
         if error is not None:
             _logger.warning("Alerts could not be logged: %s: %s", type(error).__name__, error)
         if not messages:
@@ -164,7 +170,7 @@ class RewardMetricsLogger:
 
     def _log_table(self, stats: Mapping[str, RewardStats | Mapping[str, Any]], sink: WandbSink, step: int) -> None:
         given = {name: s if isinstance(s, Mapping) else vars(s) for name, s in stats.items()}
-        rows = [[name, *(s.get(field) for field in _OF_TABLE)] for name, s in given.items()]
+        rows = [[name, *(_finite(s.get(field)) for field in _OF_TABLE)] for name, s in given.items()]
         sink.log({"rewards/summary_table": sink.table(("reward", *_OF_TABLE), rows)}, step)
 
     def _at(self, step: Any, default: int | None = None) -> int:
@@ -182,3 +188,12 @@ class RewardMetricsLogger:
         _, error = attempt(lambda: action(sink, *arguments))
         if error is not None:
             _logger.warning("W&B did not take what was logged: %s: %s", type(error).__name__, error)
+
+
+def _is_loggable(value: Any) -> bool:
+    """Tell whether W&B can show it: a number that is not finite stands in no row of ours."""
+    return not isinstance(value, float | np.floating) or math.isfinite(value)
+
+
+def _finite(value: Any) -> Any:
+    return value if _is_loggable(value) else None

@@ -10,17 +10,18 @@ import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsInt
+from typing import Any, SupportsInt, cast
 
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.device.config import invalid, require_flag
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
+from tunrex_jax_monitor.host.arguments import require_callable, require_path, require_sinks
 from tunrex_jax_monitor.host.detector import RewardAnomalyDetector
 from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.guard import attempt
@@ -84,10 +85,17 @@ class RewardMonitor:
         **options: Any,
     ) -> None:
         require_known(options, type(self))
+        require_flag("enable_anomaly_detection", enable_anomaly_detection)
+        require_flag("verbose", verbose)
+        require_sinks("sinks", sinks)
+        require_callable("extra_scalars", extra_scalars)
+        if run_dir is not None:
+            require_path("run_dir", run_dir)
         if not enable_anomaly_detection:
             options["detect"] = "off"
+        is_text = isinstance(reward_names, str) or not isinstance(reward_names, Iterable)  # refused as it is
         self.accumulator = RewardAccumulator(
-            tuple(reward_names),
+            cast(tuple[str, ...], reward_names) if is_text else tuple(reward_names),
             window_size=window_size,
             ema_alpha_short=ema_alpha_short,
             ema_alpha_long=ema_alpha_long,

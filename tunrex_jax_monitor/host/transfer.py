@@ -40,9 +40,12 @@ def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
     if type(number) is int:
         return number
-    is_on_device = isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
-    held, _ = attempt(lambda: jnp.copy(number) if is_on_device else int(number))
+    held, _ = attempt(lambda: jnp.copy(number) if _is_on_device(number) else int(number))
     return attempt(partial(copy.copy, number))[0] if held is None else held
+
+
+def _is_on_device(number: Any) -> bool:
+    return isinstance(number, jax.Array) or hasattr(number, "__jax_array__")
 
 
 def as_step(number: Any) -> int:

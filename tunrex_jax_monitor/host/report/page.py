@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunrex_jax_monitor.host.arguments import require_path
 from tunrex_jax_monitor.host.files import write_atomically
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.report.html.comparison import comparison
@@ -24,8 +25,10 @@ def create_monitoring_summary_html(
       output_path: where the page goes.
 
     Raises:
+      ValueError: there is nothing to show, or no path.
       ImportError: jinja2 is not installed.
     """
+    require_path("output_path", output_path)
     target = Path(output_path).expanduser()
     write_atomically(target, page(to_history(reward_monitor)))
     return target

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import Histogram
@@ -32,7 +33,7 @@ class RewardVisualizer:
 
     def __init__(self, style: str | None = None) -> None:
         library = load("matplotlib.style", "plots").library
-        if style is not None and style not in library:
+        if style is not None and not (isinstance(style, str) and style in library):
             known = sorted(library)
             raise ValueError(f"style: got {style!r}, allowed: one of {known}. Leave it out for our own.")
         self._style: str | dict[str, Any] = style or {}
@@ -147,6 +148,8 @@ def to_history(source: Any) -> History:
         return source
     if isinstance(source, str | os.PathLike):
         return History.read(source)
+    if not callable(getattr(source, "get_history", None)):
+        raise invalid("reward_monitor", source, "a RewardMonitor, a History or a path", "Pass the monitor itself.")
     history: History = source.get_history()
     return history
 

@@ -2,6 +2,7 @@
 
 import os
 
+from tunrex_jax_monitor.host.arguments import require_path
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import Histogram, Record
 
@@ -13,10 +14,12 @@ class TensorBoardSink:
       log_dir: where the event file goes; other event files there stay.
 
     Raises:
+      ValueError: `log_dir` is no path.
       ImportError: tensorboardX is not installed.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        require_path("log_dir", log_dir)
         tensorboard = load("tensorboardX", "tensorboard")
         self._writer = tensorboard.SummaryWriter(os.fspath(log_dir), flush_secs=5)  # its own thread writes
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tunrex_jax_monitor.device.config import as_integer, invalid
+from tunrex_jax_monitor.device.config import as_integer, invalid, require_flag
+from tunrex_jax_monitor.host.arguments import require_mapping, require_text, require_texts
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
 from tunrex_jax_monitor.host.sinks.wandb_rows import SharedRun
@@ -73,12 +74,17 @@ class WandbSink:
             raise invalid("own_run", own_run, "False when a run is given", "Leave out one of the two.")
         if init and not own_run:
             raise invalid("init", sorted(init), "arguments of wandb.init with own_run=True", "Add own_run=True.")
-        if not isinstance(prefix, str):
-            raise invalid("prefix", prefix, "a text such as 'monitor/'", "Leave it out for none.")
+        for name, flag in {"own_run": own_run, "commit": commit, "notify": notify}.items():
+            require_flag(name, flag)
+        if run is not None and not callable(getattr(run, "log", None)):
+            raise invalid("run", run, "what wandb.init() returned", "Leave it out for the active run.")
+        require_text("prefix", prefix)
+        require_texts("tags", tags)
+        require_mapping("config", config)
         self._wandb = load("wandb", "wandb")  # 0.9 s, so only where it is used
         self._run, self._own, self._init = run, own_run, init
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
-        self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1)
+        self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1, 512)
         self._tags, self._config, self._notify = tuple(tags), dict(config or {}), notify
         self._commits, self._prefix = bool(commit or own_run), prefix
         self._alerted: dict[str, float] = {}

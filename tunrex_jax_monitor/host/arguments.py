@@ -1,0 +1,42 @@
+"""Arguments of the host side, checked where they are given: each refusal says got, allowed, and what to do."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from tunrex_jax_monitor.device.config import invalid
+
+
+def require_path(argument: str, got: object) -> None:
+    """Refuse what names no file or directory."""
+    if not isinstance(got, str | os.PathLike) or not os.fspath(got):
+        raise invalid(argument, got, "a path", "Pass for example 'runs/first'.")
+
+
+def require_text(argument: str, got: object) -> None:
+    """Refuse what is no text."""
+    if not isinstance(got, str):
+        raise invalid(argument, got, "a text such as 'monitor/'", "Leave it out for none.")
+
+
+def require_texts(argument: str, got: object) -> None:
+    """Refuse what is no sequence of texts; a text is one of letters."""
+    if isinstance(got, str) or not isinstance(got, Sequence) or not all(isinstance(text, str) for text in got):
+        raise invalid(argument, got, "a list of texts", "Pass for example ['grpo'].")
+
+
+def require_mapping(argument: str, got: object) -> None:
+    """Refuse what is neither a mapping nor None."""
+    if not isinstance(got, Mapping | None):
+        raise invalid(argument, got, "a mapping", "Pass for example {'lr': 1e-6}.")
+
+
+def require_sinks(argument: str, got: object) -> None:
+    """Refuse what is no sequence of objects that take records."""
+    if not isinstance(got, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in got):
+        raise invalid(argument, got, "objects with write(record) and close()", "Pass a list of sinks.")
+
+
+def require_callable(argument: str, got: object) -> None:
+    """Refuse what is neither a function nor None."""
+    if got is not None and not callable(got):
+        raise invalid(argument, got, "a function, or None", "Pass the function itself.")
