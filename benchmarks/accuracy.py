@@ -1,7 +1,7 @@
 """How far the statistics of a whole run are from float64, after up to a thousand million samples.
 
-    python benchmarks/accuracy.py                     # 1e8 samples of each stream: two minutes on two CPU cores
-    python benchmarks/accuracy.py --samples 1e9       # about twenty minutes
+    python benchmarks/accuracy.py                     # 1e8 samples of each stream: a minute on two CPU cores
+    python benchmarks/accuracy.py --samples 1e9       # about six minutes
     python benchmarks/accuracy.py --streams offset
 
 Every batch is new. Beside the monitor numpy adds the same float32 samples up in float64, shifted by the stream's
