@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.host.streams import ACC, pulled, run_loop
 from tests.host.support import ROOT, make_record
 from tunrex_jax_monitor import Reporter
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram
+from tunrex_jax_monitor.host.sinks import wandb_rows
 from tunrex_jax_monitor.host.sinks.wandb import WandbSink
 
 try:
@@ -444,3 +446,30 @@ def test_an_argument_that_is_wrong_is_refused(given):
     (argument,) = given
     with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got .*, allowed"):
         WandbSink(**given)
+
+
+def test_a_service_that_hangs_with_us_does_not_hold_the_owner(init, tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb_rows, "_PATIENCE_SECONDS", 0.1)
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.begin_run({})
+    shared = wandb_rows.SharedRun.of(owner)
+    entered, gate = threading.Event(), threading.Event()
+
+    def hang():
+        with shared._lock:
+            entered.set()
+            gate.wait()
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    entered.wait()
+    for step in range(50):  # would wait for ever
+        owner.log({f"loss_{step}": 1.0})
+    owner.define_metric("loss", summary="min")
+    owner.summary["loss"] = 3.0
+    gate.set()
+    thread.join()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert len([row for row in run.history if any(key.startswith("loss") for key in row)]) == 50
+    assert run.summary["loss"] == 3.0

@@ -27,6 +27,7 @@ _HELD = 10_000  # rows; each is some kB
 _TOLD_AT = 20
 _ATTRIBUTE = "_tunrex_jax_monitor"
 _MAKING = threading.Lock()
+_PATIENCE_SECONDS = 2.0  # that the owner waits for a call of ours to W&B's service, once
 _MARK = "tunrex_jax_monitor"  # in the configuration of a run that we have logged to
 _ASIDE = "monitor/"  # before a key that is the owner's as well
 
@@ -53,7 +54,7 @@ class SharedRun:
         self._held: deque[tuple[dict[str, Any], str]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
         self._summary_of_owner: dict[str, Any] = {}  # under keys that are in the row that is open, as ours
-        self._lost, self._is_told = 0, False
+        self._lost, self._is_told, self._hangs = 0, False, False
         self._pid = os.getpid()
         self._watch("log", self._note)
         self._watch("define_metric", self._note_definition)
@@ -87,10 +88,11 @@ class SharedRun:
     def log(self, row: Mapping[str, Any], axis: str, commit: bool | None = None) -> None:
         """Log a row of ours; `axis` is the key of its x axis."""
         with self._lock:
-            named = self._named(row, axis)
+            named, counter = self._named(row, axis), self._run.step
+            keys = {*self._keys_of_open_row(), *named}
             with self._as_ours():
                 self._run.log(named, commit=commit)
-            self._open = self._run.step, {*self._keys_of_open_row(), *named}
+            self._open = self._run.step, keys if self._run.step == counter else set()
 
     def join(self, row: Mapping[str, Any], axis: str) -> None:
         """Log a row together with the owner's, or at the end."""
@@ -195,15 +197,26 @@ class SharedRun:
         """Take in what the owner logs."""
         if data.keys() <= self._taken and not self._summary_of_owner:
             return
-        with self._lock:  # a row of ours that may have one of them goes first
+        with self._turn_of_owner() as may:  # a row of ours that may have one of them goes first
             for key in data.keys() & self._summary_of_owner.keys():
                 del self._summary_of_owner[key]  # what is logged last counts
-            for key in data.keys() - self._taken:
+            for key in data.keys() - self._taken if may else ():
                 self._give_way(key)
+
+    @contextmanager
+    def _turn_of_owner(self) -> Iterator[bool]:
+        """Hold the lock for the owner; False where a call of ours hangs with it: that must not stop training."""
+        is_held = self._lock.acquire(timeout=0.0 if self._hangs else _PATIENCE_SECONDS)
+        self._hangs = not is_held
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                self._lock.release()
 
     def _note_definition(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Take in what the owner defines."""
-        with self._lock:
+        with self._turn_of_owner():
             if name.endswith("*"):
                 given = inspect.signature(self._run.define_metric).bind(name, *args, **kwargs).arguments
                 self._patterns[name[:-1]] = {key: value for key, value in given.items() if key != "name"}
@@ -236,10 +249,10 @@ class SharedRun:
         summary._set_update_callback(call_and_note)
 
     def _note_summary(self, keys: set[str]) -> None:
-        with self._lock:
-            for key in keys & self._keys_of_open_row():
+        with self._turn_of_owner() as may:
+            for key in keys & self._keys_of_open_row() if may else ():
                 self._summary_of_owner[key] = self._run.summary.get(key)
-            for key in keys - self._taken:
+            for key in keys - self._taken if may else ():
                 self._give_way(key)
 
     def _watch_end(self) -> None:
