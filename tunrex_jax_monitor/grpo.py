@@ -47,6 +47,7 @@ from tunrex_jax_monitor.device.config import as_integer, require_flag
 from tunrex_jax_monitor.host import names as names_lib
 from tunrex_jax_monitor.host import processes
 from tunrex_jax_monitor.host.arguments import (
+    require_known,
     require_mapping,
     require_path,
     require_sinks,
@@ -58,7 +59,7 @@ from tunrex_jax_monitor.host.functions import RewardFunctionWrapper
 from tunrex_jax_monitor.host.guard import as_seconds
 from tunrex_jax_monitor.host.intake import Intake
 from tunrex_jax_monitor.host.metrics_logger import RewardMetricsLogger
-from tunrex_jax_monitor.host.monitor import RewardMonitor, require_known
+from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
 from tunrex_jax_monitor.host.outputs import Outputs, Silence
 from tunrex_jax_monitor.host.preemption import Preemption

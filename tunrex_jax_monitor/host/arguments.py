@@ -1,8 +1,13 @@
 """Arguments of the host side, checked where they are given: each refusal says got, allowed, and what to do."""
 
+import dataclasses
+import difflib
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import invalid
 
 
@@ -40,3 +45,25 @@ def require_callable(argument: str, got: object) -> None:
     """Refuse what is neither a function nor None."""
     if got is not None and not callable(got):
         raise invalid(argument, got, "a function, or None", "Pass the function itself.")
+
+
+def as_tuple(names: Any) -> tuple[str, ...]:
+    """Return a sequence of names as a tuple; what is none goes on as it is, to be refused."""
+    is_sequence = isinstance(names, Iterable) and not isinstance(names, str)
+    found: tuple[str, ...] = tuple(names) if is_sequence else names
+    return found
+
+
+def require_known(options: Mapping[str, object], constructor: Callable[..., object]) -> None:
+    """Refuse further arguments that `RewardAccumulator` does not have, before anything begins.
+
+    Raises:
+      TypeError: there is no argument of that name; it says which one was meant.
+    """
+    fields = [field.name for field in dataclasses.fields(RewardAccumulator)]
+    known = [name for name in (*inspect.signature(constructor).parameters, *fields) if name != "options"]
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, known, 1)
+            remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
+            raise TypeError(f"{name}: got an unknown argument, allowed: {', '.join(dict.fromkeys(known))}. {remedy}")

@@ -7,7 +7,6 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 import logging
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane
 from tunrex_jax_monitor.host.latch import Latch
 from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.sorter import Sorter
 from tunrex_jax_monitor.host.worker import SinkWorker
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 1024  # emissions that may wait; each is a few kB
 _HELD = 8  # unordered emissions that may wait for an earlier one
-_REMEMBERED = 16_384  # emissions of which a copy is known as one, however late it comes
-_ROUNDING = 1e-4  # by which a copy may differ, since a program may compute one in two ways
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
@@ -78,7 +76,7 @@ class Builder:
         self._acc = acc
         self._workers = workers
         self._extra_scalars = extra_scalars
-        self._sorter = _Sorter()
+        self._sorter = Sorter()
         self._history = AlertHistory()
         self._last: Record | None = None
         self._last_update: int | None = None
@@ -246,58 +244,6 @@ def _without_seen(record: Record, last: Record) -> Record:
     series = {key: values[max(0, len(values) - new) :] for key, values in record.series.items()}
     alerts = tuple(event for event in record.alerts if event.step in series["step"])
     return replace(record, series=series, alerts=alerts)
-
-
-class _Sorter:
-    """Puts emissions in the order of their updates, and drops those seen before (remat, vmap, one per device).
-
-    Attributes:
-      last: the update of the newest one taken.
-
-    An interval says at which update the emission before it was made, so a gap is known as such. A run that goes on from
-    a checkpoint begins with one, and waits for two more emissions once.
-    """
-
-    def __init__(self) -> None:
-        self.last = 0
-        self._seen: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._waiting: dict[int, tuple[int, Any]] = {}
-
-    def add(self, update: int, interval: int, item: tuple[Any, Summary]) -> bool:
-        """Take an emission; False when there has been one of this update."""
-        if update <= self.last or update in self._waiting:
-            return False
-        self._waiting[update] = interval, item
-        self._seen[update] = _features(item[1])
-        if len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-        return True
-
-    def has_copy(self, summary: Summary) -> bool:
-        """Tell whether the emission of this update says the same."""
-        seen, own = self._seen.get(int(summary.updates)), _features(summary)
-        if seen is None:
-            return False
-        size = float(np.max(np.abs(own), initial=0.0, where=np.isfinite(own)))
-        return np.allclose(seen, own, rtol=_ROUNDING, atol=_ROUNDING * size, equal_nan=True)
-
-    def take(self, held: int) -> list[Any]:
-        """Return what follows without a gap, and the oldest beyond `held`."""
-        taken = []
-        while self._waiting:
-            update = min(self._waiting)
-            interval, item = self._waiting[update]
-            if update - interval > self.last and len(self._waiting) <= (held if self.last else min(held, 2)):
-                break
-            del self._waiting[update]
-            self.last = update
-            taken.append(item)
-        return taken
-
-
-def _features(summary: Summary) -> np.ndarray:
-    """Return what tells an emission from that of another run: averages, and mean and extremes of the interval."""
-    return np.concatenate([np.ravel(summary.averages), np.ravel(summary.interval_moments[[0, 4, 5]])])
 
 
 def _run_and_set(job: Callable[[], object], done: Latch) -> None:

@@ -80,6 +80,14 @@ class Lane(Generic[T]):
                 self._at_end()
 
 
+def do_beside(job: Callable[[], object], name: str) -> Lane[Callable[[], object]]:
+    """Do one thing beside the caller; what is returned can be waited for."""
+    lane: Lane[Callable[[], object]] = Lane(lambda job: job(), name)
+    lane.put(job)
+    lane.end()
+    return lane
+
+
 def start(thread: threading.Thread) -> bool:
     """Start a thread; False where the process is ending and takes none. Raises where it has too many of them."""
     try:

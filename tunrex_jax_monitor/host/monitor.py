@@ -5,15 +5,13 @@ Every statistic is computed by `RewardAccumulator`; what is here keeps a state, 
 
 import atexit
 import dataclasses
-import difflib
-import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, SupportsInt, cast
+from typing import Any, SupportsInt
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import invalid, require_flag
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
-from tunrex_jax_monitor.host.arguments import require_callable, require_path, require_sinks
+from tunrex_jax_monitor.host.arguments import as_tuple, require_callable, require_known, require_path, require_sinks
 from tunrex_jax_monitor.host.detector import RewardAnomalyDetector
 from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.guard import attempt
@@ -93,9 +91,8 @@ class RewardMonitor:
             require_path("run_dir", run_dir)
         if not enable_anomaly_detection:
             options["detect"] = "off"
-        is_text = isinstance(reward_names, str) or not isinstance(reward_names, Iterable)  # refused as it is
         self.accumulator = RewardAccumulator(
-            cast(tuple[str, ...], reward_names) if is_text else tuple(reward_names),
+            as_tuple(reward_names),
             window_size=window_size,
             ema_alpha_short=ema_alpha_short,
             ema_alpha_long=ema_alpha_long,
@@ -284,18 +281,3 @@ class RewardMonitor:
                 reporter.lose()
             self._reporter = reporter
         return self._reporter
-
-
-def require_known(options: Mapping[str, object], constructor: Callable[..., object]) -> None:
-    """Refuse further arguments that `RewardAccumulator` does not have, before anything begins.
-
-    Raises:
-      TypeError: there is no argument of that name; it says which one was meant.
-    """
-    fields = [field.name for field in dataclasses.fields(RewardAccumulator)]
-    known = [name for name in (*inspect.signature(constructor).parameters, *fields) if name != "options"]
-    for name in options:
-        if name not in fields:
-            near = difflib.get_close_matches(name, known, 1)
-            remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
-            raise TypeError(f"{name}: got an unknown argument, allowed: {', '.join(dict.fromkeys(known))}. {remedy}")

@@ -81,9 +81,31 @@ class Pending:
                 type(state).__name__,
             )
 
-    def keep(self, state: MonitorState | None) -> None:
-        """Put another state in the place of the last."""
+    def take_final(self, given: MonitorState | None, is_pushed: bool, *, is_told: bool) -> MonitorState | None:
+        """Return the state to emit at the end; a close that was interrupted may be called again, and finds it.
+
+        Args:
+          given: the owner's last state, or None.
+          is_pushed: emissions came by callback or as rows, so a state has to be given.
+          is_told: why there is no state is known.
+        """
+        state = self.read().state if given is None else given
+        is_gone = state is not None and is_deleted(state)
         self._interval = self._interval._replace(state=state)
+        if state is None and is_pushed:
+            _logger.warning(
+                "The reporter is closed without the last monitor state: the steps since the last emission and the "
+                "run quantiles are missing. Call close(state) when a loop emits by callback or by write_rows."
+            )
+        if not is_gone:
+            return state
+        if not is_told:
+            _logger.warning(
+                "The last monitor state never came to Reporter.step: the loop was interrupted, or does not go on with "
+                "the state that step returns. The steps since the last emission and the run quantiles are missing; "
+                "close(state) takes them from the last state."
+            )
+        return None
 
     def begin(self, state: MonitorState) -> None:
         """Begin an interval behind an emission, with the state that it left."""

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, SupportsInt
 
 import jax
@@ -26,8 +25,8 @@ from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import processes, transfer, workers
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.lane import Lane
-from tunrex_jax_monitor.host.pending import Pending, is_deleted
+from tunrex_jax_monitor.host.lane import Lane, do_beside
+from tunrex_jax_monitor.host.pending import Pending
 from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink
@@ -132,10 +131,7 @@ class Reporter:
 
     def _prepare(self, state: MonitorState, *, wait: bool) -> None:
         if self._compiling is None:
-            lane: Lane[Callable[[], object]] = Lane(lambda job: job(), "tunrex-compiler")
-            lane.put(transfer.prepare_emit(self._acc, state))
-            lane.end()
-            self._compiling = lane
+            self._compiling = do_beside(transfer.prepare_emit(self._acc, state), "tunrex-compiler")
         if wait:
             self._compiling.join()
 
@@ -145,8 +141,8 @@ class Reporter:
             words.copy_to_host_async()
             ended = self._pending.read()
             overhead = 1e3 * self._pending.seconds / ended.length if ended.length else None
-            run = state if with_run else None
-            self._builder.put(Emission(words, time.time(), ended.steps, overhead, run, interval=ended.key))
+            emission = Emission(words, time.time(), ended.steps, overhead, state if with_run else None, ended.key)
+            self._builder.put(emission)
         return fresh
 
     @property
@@ -158,12 +154,10 @@ class Reporter:
     def _receive(self, words: Any) -> None:
         if self._reads and not self._closed:
             self._is_pushed = True
-            self._put(
-                lambda: self._put_words(np.array(words))
-            )  # raised on, it would cost the trainer its donated state
+            self._put(partial(self._put_words, words))  # raised on, it would cost the trainer its donated state
 
-    def _put_words(self, words: np.ndarray) -> None:
-        self._builder.put_unordered(Emission(words, time.time()), shortest=self._acc.log_frequency)
+    def _put_words(self, words: Any) -> None:
+        self._builder.put_unordered(Emission(np.array(words), time.time()), shortest=self._acc.log_frequency)
 
     def _put(self, action: Callable[[], None]) -> None:
         """Hand words to the builder; what cannot be read is counted as lost."""
@@ -222,10 +216,10 @@ class Reporter:
     def _flush_now(self, seconds: float) -> bool:
         """Write what is pending without handing a state back; False where the state is inside the owner's step."""
         pending = self._pending.read()
-        is_gone = pending.state is None or pending.is_deleted
-        if is_gone and pending.length and not (self._closed or self._broken):
+        state = None if pending.is_deleted else pending.state
+        if state is None and pending.length and not (self._closed or self._broken):
             return False
-        self._flush(None if is_gone else pending.state, seconds)
+        self._flush(state, seconds)
         return True
 
     def close(self, state: MonitorState | None = None, timeout_seconds: float = 30.0) -> None:
@@ -253,7 +247,7 @@ class Reporter:
         atexit.unregister(self.close)
 
     def _emit_final(self, state: MonitorState | None, timeout_seconds: float) -> None:
-        final, error = attempt(partial(self._take_final, state))
+        final, error = attempt(partial(self._pending.take_final, state, self._is_pushed, is_told=self._broken))
         if error is not None:
             _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
         self._flush(None, min(timeout_seconds, _SETTLE_SECONDS))
@@ -276,26 +270,6 @@ class Reporter:
         self._is_pushed = False  # what was missing until now is there
         return self._emit(state, with_run=True)
 
-    def _take_final(self, given: MonitorState | None) -> MonitorState | None:
-        """Return the state to emit at the end; a close that was interrupted may be called again, and finds it."""
-        state = self._pending.read().state if given is None else given
-        is_gone = state is not None and is_deleted(state)
-        self._pending.keep(state)
-        if state is None and self._is_pushed:
-            _logger.warning(
-                "The reporter is closed without the last monitor state: the steps since the last emission and the run "
-                "quantiles are missing. Call close(state) when a loop emits by callback or by write_rows."
-            )
-        if not is_gone:
-            return state
-        if not self._broken:
-            _logger.warning(
-                "The last monitor state never came to Reporter.step: the loop was interrupted, or does not go on with "
-                "the state that step returns. The steps since the last emission and the run quantiles are missing; "
-                "close(state) takes them from the last state."
-            )
-        return None
-
     def _is_on(self) -> bool:
         if self._closed and not self._told:
             self._told = True
@@ -306,8 +280,6 @@ class Reporter:
         """Return the reporter."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close, whatever happened in the loop."""
         self.close()

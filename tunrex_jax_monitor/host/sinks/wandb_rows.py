@@ -150,10 +150,8 @@ class SharedRun:
         names = {key: self._key(key) for key in row}
         new = [key for key, name in names.items() if name not in self._defined]
         if moved := sorted(names[key] for key in new if names[key] != key):
-            message = (
-                "W&B: the run has keys of its own that the monitor uses too; ours are %s. A prefix keeps all apart."
-            )
-            _logger.warning(message, ", ".join(moved))
+            message = "W&B: the run has keys of its own that the monitor uses too; ours are %s."
+            _logger.warning(message + " A prefix keeps all apart.", ", ".join(moved))
         for key in new:
             self._defined.add(names[key])
             with self._as_ours():
@@ -228,16 +226,14 @@ class SharedRun:
         is_ours = key in self._defined and key not in self._taken
         self._taken.add(key)
         if is_ours:
-            fitting = max((start for start in self._patterns if key.startswith(start)), key=len, default=None)
-            given = {} if fitting is None else self._patterns[fitting]
+            fitting = max((start for start in self._patterns if key.startswith(start)), key=len, default="")
             with self._as_ours():
-                self._run.define_metric(key, **{**given, "overwrite": True})
+                self._run.define_metric(key, **{**self._patterns.get(fitting, {}), "overwrite": True})
 
     def _watch_summary(self) -> None:
         """See what the owner puts into the summary: a row of ours would replace it there."""
         summary = self._run.summary
-        call = getattr(summary, "_update_callback", None)
-        if call is None:
+        if (call := getattr(summary, "_update_callback", None)) is None:
             return
 
         def call_and_note(record: Any) -> Any:
