@@ -223,10 +223,10 @@ def test_a_run_that_is_being_written_is_not_resumed(tmp_path):
     live.close()
 
 
-@pytest.mark.parametrize("resume", [None, "yes", 2.5])
+@pytest.mark.parametrize("resume", [None, "yes", 2.5, -1])
 def test_a_resume_that_is_neither_a_truth_nor_a_step_is_refused(tmp_path, resume):
     done = run_python(f"JsonlSink(sys.argv[1], resume={resume!r})", tmp_path)
-    assert f"ValueError: resume: got {resume!r}, allowed: True, False or a step." in done.stderr
+    assert f"ValueError: resume: got {resume!r}, allowed: True, False or a step from 0 on." in done.stderr
 
 
 def test_resume_and_overwrite_together_are_refused(tmp_path):

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import textwrap
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
@@ -34,6 +35,7 @@ FREE = frozenset(
 )
 
 _REMEDY = "Go on with the configuration and version of the checkpoint, or start anew: init(), on_mismatch='init'."
+_UNREADABLE = "Name an older checkpoint with step=, or start anew: on_mismatch='init'."
 _logger = logging.getLogger("tunrex_jax_monitor")
 
 
@@ -155,8 +157,9 @@ def _read_item(manager: Any, step: int, item: str) -> Mapping[str, Any] | None:
     except KeyError:  # of what Orbax says of an item that is not there
         return None
     except Exception as error:  # Orbax raises what its parts raise: of files, JSON, storage
-        why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]:.200}"
-        raise _mismatch(f"an item {item!r} that Orbax cannot read ({why})", "one that is whole") from error
+        why = textwrap.shorten(str(error), 200, placeholder=" ...")
+        got = f"an item {item!r} at step {step} that Orbax cannot read ({type(error).__name__}: {why})"
+        raise _mismatch(got, "one that is whole", _UNREADABLE) from error
     found: Mapping[str, Any] = restored[item]
     return found
 
@@ -237,5 +240,5 @@ def _require_whole(leaves: Mapping[str, np.ndarray], want: MonitorState) -> None
             raise _mismatch(f"{found} as {name!r}", f"{leaf.dtype}{list(leaf.shape)}")
 
 
-def _mismatch(got: str, allowed: str) -> ValueError:
-    return ValueError(f"checkpoint: got {got}, allowed: {allowed}. {_REMEDY}")
+def _mismatch(got: str, allowed: str, remedy: str = _REMEDY) -> ValueError:
+    return ValueError(f"checkpoint: got {got}, allowed: {allowed}. {remedy}")

@@ -172,10 +172,10 @@ class JsonlSink:
 
 def _resume(resume: Any, overwrite: bool) -> tuple[bool, int | None]:
     """Return whether to go on with a run, and which step to go back to, if any."""
-    is_step = not isinstance(resume, bool) and hasattr(type(resume), "__index__")
+    is_step = not isinstance(resume, bool) and hasattr(type(resume), "__index__") and operator.index(resume) >= 0
     if not isinstance(resume, bool) and not is_step:
         remedy = "True goes on behind the last logged step."
-        raise ValueError(f"resume: got {resume!r}, allowed: True, False or a step. {remedy}")
+        raise ValueError(f"resume: got {resume!r}, allowed: True, False or a step from 0 on. {remedy}")
     if overwrite and resume is not False:
         remedy = "Leave one of them out."
         raise ValueError(f"resume: got {resume!r} with overwrite=True, allowed: one of the two. {remedy}")
