@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, UInt
 from tunrex_jax_monitor.device import alerts, batch, kernel, merge, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
-from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer
+from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer, invalid
 from tunrex_jax_monitor.device.state import Clock, MonitorState
 from tunrex_jax_monitor.device.summary import Summary
 
@@ -167,6 +167,9 @@ class RewardAccumulator(Config):
 
         Returns:
           `((carry, state), xs) -> ((carry, state), words)`; `xs` holds the inputs of one chunk on its first axis.
+
+        Raises:
+          ValueError: while it is traced, `xs` has no axis of steps.
         """
 
         def inner(carry: tuple[Any, MonitorState], x: Any) -> tuple[tuple[Any, MonitorState], None]:
@@ -174,6 +177,9 @@ class RewardAccumulator(Config):
             return (user, self.update(carry[1], rewards)), None
 
         def chunk(carry: tuple[Any, MonitorState], xs: Any) -> tuple[tuple[Any, MonitorState], Array]:
+            if any(not leaf.shape for leaf in jax.tree.leaves(xs)):
+                got = "an array that has no axis of steps"
+                raise invalid("xs", got, "[chunks, steps, ...]", "Reshape what the scan runs over.")
             (user, state), _ = jax.lax.scan(inner, carry, xs)
             return (user, self.reset_interval(state)), self.pack(state)
 
