@@ -45,7 +45,7 @@ MUTANTS = {
     "part of a line stays": (jsonl, "append", lambda file, data: _append_carelessly(file, data), writers.fill),
     "a removed file is written": (JsonlSink, "_require_there", lambda self, file: None, writers.vanish),
     "drops are not counted": (SinkWorker, "_drop", lambda self: None, writers.fill),
-    "a signal ends it at once": (preemption.Preemption, "_is_written", lambda self: True, lives.preempt),
+    "a signal ends it at once": (preemption._Handler, "is_written", lambda self: True, lives.preempt),
     "nobody locks": (JsonlSink, "_lock", lambda self, file: file, lives.second),
     "a file is replaced in place": (
         files,

@@ -442,7 +442,7 @@ def test_a_sink_that_never_returns_stops_neither_training_nor_the_other_sinks(si
     mon = run_loop(reporter, STEPS)
     stuck.entered.wait()
     assert int(ACC.record(mon).update) == STEPS
-    reporter.close(timeout_seconds=0.5)
+    reporter.close(timeout_seconds=3.0)
     assert list(map(plain, sink.records)) == list(map(plain, pulled(STEPS)))
     (message,) = caplog.messages
     assert message.startswith("Stuck is still busy")
