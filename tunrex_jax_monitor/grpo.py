@@ -41,6 +41,7 @@ What differs from the original, because it was wrong there (the original -> here
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, SupportsInt
 
 from tunrex_jax_monitor.device.config import as_integer, require_flag
@@ -160,9 +161,8 @@ class GRPOMonitoringIntegration:
             use_wandb and writes, log_histograms, histogram_bins,
             tags=wandb_tags, config=wandb_config, prefix=wandb_prefix, commit=wandb_commit,
         )  # fmt: skip
-        self._outputs = (
-            Outputs(output_dir, self.visualization_frequency, self.verbose) if writes else Silence(output_dir)
-        )
+        every = self.visualization_frequency
+        self._outputs = Outputs(output_dir, every, self.verbose) if writes else Silence(output_dir)
         self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
         self.visualizer = self._outputs.visualizer
         self.reward_monitor = self._make_monitor(sinks, options)
@@ -174,9 +174,8 @@ class GRPOMonitoringIntegration:
         if self.verbose:
             say("\n" + self._banner())
         self.function_monitor = RewardFunctionMonitor(self.verbose)
-        self._wrapped = self.function_monitor.wrap_all(
-            self.reward_functions, self.reward_names, listener=self.intake.hear
-        )
+        wrap_all = partial(self.function_monitor.wrap_all, listener=self.intake.hear)
+        self._wrapped = wrap_all(self.reward_functions, self.reward_names)
 
     @property
     def use_wandb(self) -> bool:

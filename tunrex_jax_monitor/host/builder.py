@@ -227,9 +227,7 @@ class Builder:
         last, self._last_update = self._last_update or 0, int(summary.updates)
         if not int(summary.updates):
             self._tell(_UNUSED)
-        elif (
-            not is_again and int(summary.interval) > int(summary.updates) - last > 0
-        ):  # else the owner went back to a checkpoint
+        elif not is_again and int(summary.interval) > int(summary.updates) - last > 0:  # else gone back to a checkpoint
             self._tell(_STALE)
 
     def _tell(self, message: str) -> None:
