@@ -7,8 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.device.config import Config, invalid
 
 
 def require_path(argument: str, got: object) -> None:
@@ -60,7 +59,7 @@ def require_known(options: Mapping[str, object], constructor: Callable[..., obje
     Raises:
       TypeError: there is no argument of that name; it says which one was meant.
     """
-    fields = [field.name for field in dataclasses.fields(RewardAccumulator)]
+    fields = [field.name for field in dataclasses.fields(Config)]
     known = [name for name in (*inspect.signature(constructor).parameters, *fields) if name != "options"]
     for name in options:
         if name not in fields:
