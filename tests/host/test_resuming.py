@@ -1,5 +1,6 @@
 """A run that was stopped goes on in its directory: every step once, in order, whatever was torn or computed again."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -182,6 +183,30 @@ def test_going_back_to_a_step_beyond_the_log_leaves_it(tmp_path, caplog):
     write(tmp_path, emission(10, 19), resume=200)
     assert steps_of(tmp_path) == list(range(20))
     assert caplog.messages == []
+
+
+def renumbered(record, update):
+    return dataclasses.replace(record, update=update)
+
+
+@pytest.mark.parametrize("resume", [True, 200])
+def test_updates_that_are_missing_between_log_and_state_are_told(tmp_path, caplog, resume):
+    write(tmp_path, emission(0, 9))
+    write(tmp_path, emission(20, 29), emission(30, 39), resume=resume)
+    (message,) = caplog.messages
+    assert "ends at step 9 and goes on at step 20; 10 updates" in message
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_state_that_is_not_that_of_the_run_is_told(tmp_path, caplog, again):
+    write(tmp_path, emission(0, 9), emission(10, 19))
+    replayed = [renumbered(emission(10, 19), 10)] if again else []  # of steps that are in the log
+    write(tmp_path, *replayed, renumbered(emission(20, 29), 20 if again else 10), resume=True)
+    told = [message for message in caplog.messages if "is not the state of this run" in message]
+    assert len(told) == 1
+    assert "20 updates up to step 19" in told[0]
+    assert f"had seen {10 if again else 0}:" in told[0]
+    assert steps_of(tmp_path) == list(range(30))
 
 
 # Refusals

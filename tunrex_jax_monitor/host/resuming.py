@@ -21,8 +21,8 @@ _BLOCK = 1 << 16
 _logger = logging.getLogger("tunrex_jax_monitor")
 
 
-def take_up(path: Path, file: FileIO) -> int | None:
-    """Make a run's records end with a whole line; return the step of the last of them, or None.
+def take_up(path: Path, file: FileIO) -> Record | None:
+    """Make a run's records end with a whole line; return the last of them, or None.
 
     Args:
       path: of the records.
@@ -35,7 +35,7 @@ def take_up(path: Path, file: FileIO) -> int | None:
     if (torn := file.seek(0, os.SEEK_END) - end) > 0:
         _logger.warning("%s: took away a torn last line of %d bytes before going on", path, torn)
         file.truncate(end)
-    return last_step(path, end)
+    return last_record(path, end)
 
 
 def go_back(path: Path, file: FileIO, step: int, lock: Callable[[FileIO], FileIO]) -> FileIO:
@@ -77,8 +77,8 @@ def end_of_lines(path: Path) -> int:
         return _newline_before(file, at) + 1
 
 
-def last_step(path: Path, end: int) -> int | None:
-    """Return the step of the last record before the offset `end`, or None where there is none.
+def last_record(path: Path, end: int) -> Record | None:
+    """Return the last record before the offset `end`, or None where there is none.
 
     Raises:
       ValueError: the last line is no record.
@@ -87,7 +87,7 @@ def last_step(path: Path, end: int) -> int | None:
         return None
     with path.open("rb") as file:
         start = file.seek(_newline_before(file, end - 1) + 1)
-        return _read(path, start, file.read(end - start)).step
+        return _read(path, start, file.read(end - start))
 
 
 def split(path: Path, step: int, end: int) -> tuple[int, Record | None]:
@@ -129,6 +129,25 @@ def until(record: Record, step: int) -> Record | None:
         return None
     cut = _restricted(record, kept, range(min(record.series["step"]), step + 1))
     return dataclasses.replace(cut, step=step, update=record.update - kept.count(False), scalars={}, histograms={})
+
+
+def tell_seam(path: Path, last: Record, new: Record) -> None:
+    """Warn where what is new does not join what was logged last: updates are missing, or the state is another one."""
+    steps = new.series.get("step", [])
+    before = new.update - len(steps)
+    if steps and before > last.update:
+        _logger.warning(
+            "%s: the log ends at step %d and goes on at step %d; %d updates that the restored state has seen are "
+            "missing in between. Was the log copied from somewhere before it was whole?",
+            *(path, last.step, steps[0], before - last.update),
+        )
+    elif steps and before < last.update:
+        _logger.warning(
+            "%s: the log holds %d updates up to step %d, and the state that goes on had seen %d: it is not the state "
+            "of this run, and what it says of the whole run covers its own steps only. Restore the monitor's state "
+            "with the model, see restore_or_init.",
+            *(path, last.update, last.step, before),
+        )
 
 
 def _read(path: Path, at: int, line: bytes) -> Record:

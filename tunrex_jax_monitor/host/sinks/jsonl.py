@@ -53,7 +53,7 @@ class JsonlSink:
         self.run_dir = _local_path(run_dir)
         self._overwrite = overwrite
         self._goes_on, self._back_to = _resume(resume, overwrite)
-        self._last: int | None = None  # step that the resumed run has logged, until this one is beyond it
+        self._last: Record | None = None  # of the resumed run, until this one is beyond it
         self._file: FileIO | None = None
         self._closed = self._told = False
         require_writable(self.run_dir)
@@ -68,7 +68,8 @@ class JsonlSink:
                 if self._back_to is not None:
                     file = self._file = resuming.go_back(self.run_dir / RECORDS, file, self._back_to, self._lock)
                 self._last = resuming.take_up(self.run_dir / RECORDS, file)
-                manifest = going_on(before, manifest, self._last) if before else manifest
+                step = None if self._last is None else self._last.step
+                manifest = going_on(before, manifest, step) if before else manifest
             write_manifest(self.run_dir, manifest)
         except BaseException:
             self.close()
@@ -95,16 +96,17 @@ class JsonlSink:
         """Return what the resumed run has not logged yet of a record; None where that is nothing."""
         if self._last is None:
             return record
-        new = resuming.beyond(record, self._last)
+        new = resuming.beyond(record, self._last.step)
         if new is None and not self._told:
             self._told = True
             _logger.warning(
                 "%s holds steps up to %d; steps that are computed again after the checkpoint are not written twice. To "
                 "give up what was logged beyond a step and log anew from there, pass JsonlSink(run_dir, resume=step).",
                 self.run_dir,
-                self._last,
+                self._last.step,
             )
         if new is not None:
+            resuming.tell_seam(self.run_dir, self._last, new)
             self._last = None
         return new
 
