@@ -21,8 +21,8 @@ from tunrex_jax_monitor.host.report.text import plural
 def show(run: Path, as_json: bool) -> None:
     """Show how each reward of RUN is: a verdict, now against the start and the best, alerts.
 
-    now is the short average; change is against the mean of the first tenth of the run; zero var. is the share of prompt
-    groups without variance, which teach nothing.
+    now is the short average; change is against the mean of the first tenth of the run; best is the highest short
+    average behind the first 20 steps; zero var. is the share of prompt groups without variance, which teach nothing.
     """
     path, history = load(run)
     if as_json:
