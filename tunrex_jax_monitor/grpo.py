@@ -169,7 +169,7 @@ class GRPOMonitoringIntegration:
         self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
         self.side_monitors = self.intake.side_monitors
         self._lock, self._finalized = threading.RLock(), False
-        self._signals = Preemption(self._flush_now)
+        self._signals = Preemption(self._flush_now, self.flush)  # in a step that goes on, calls are not all there
         processes.announce()
         if self.verbose:
             say("\n" + self._banner())

@@ -86,9 +86,23 @@ def test_only_the_first_process_of_a_facade_writes_logs_and_draws(two_by_four):
     assert not jobs.result(two_by_four, 1)["uses_wandb"]
 
 
-def test_four_processes_hold_the_bits_of_one_device(tmp_path, alone):
-    assert jobs.run("plain", 4, 1, tmp_path) == [0] * 4, jobs.output(tmp_path, 0)[-3000:]
-    assert {jobs.result(tmp_path, index)["jit"] for index in range(4)} == {digest(alone[0])}
+@pytest.fixture(scope="module")
+def four_by_one(tmp_path_factory):
+    """Four processes of one device each; the second differs from the others in its last configuration."""
+    folder = tmp_path_factory.mktemp("four_by_one")
+    assert jobs.run("plain", 4, 1, folder) == [0] * 4, jobs.output(folder, 0)[-3000:]
+    return folder
+
+
+def test_four_processes_hold_the_bits_of_one_device(four_by_one, alone):
+    assert {jobs.result(four_by_one, index)["jit"] for index in range(4)} == {digest(alone[0])}
+
+
+def test_who_agrees_with_the_first_process_is_told_of_another_that_does_not(four_by_one):
+    told = [jobs.result(four_by_one, index)["differ"] for index in range(4)]
+    assert told[1].startswith("log_frequency: got 6 on process 1 and 5 on process 0")
+    assert told[0].startswith("log_frequency: got 5 on process 0 and 6 on process 1")
+    assert told[2] == told[3] == told[0]
 
 
 def test_a_killed_process_leaves_what_was_emitted(tmp_path, alone):

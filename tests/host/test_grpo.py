@@ -184,6 +184,9 @@ def test_attributes_of_the_document_are_there(run):
     assert wrapped is not monitoring.get_wrapped_reward_functions()
 
 
+SINK = trm.MemorySink()
+
+
 def constant(prompts, completions, **kwargs):
     return [0.5] * len(completions)
 
@@ -476,6 +479,12 @@ def test_detection_may_be_switched_off(tmp_path):
         ({"wandb_prefix": 3}, "wandb_prefix: got 3"),
         ({"sinks": 5}, "sinks: got 5"),
         ({"sinks": [object()]}, "sinks: got .*, allowed: objects with write"),
+        ({"sinks": [trm.MemorySink]}, "sinks: got .*, allowed: objects with write"),
+        ({"sinks": [SINK, SINK]}, "sinks: got .*, allowed: each sink once"),
+        ({"reward_names": b"x"}, "reward_names: got b'x'"),
+        ({"reward_names": [None]}, "reward_names: got"),
+        ({"detect": np.zeros(3)}, "detect: got"),
+        ({"correct_reward": np.zeros(3)}, "correct_reward: got"),
     ],
 )
 def test_bad_configuration_fails_at_once(tmp_path, options, message):
@@ -490,6 +499,35 @@ def test_bad_configuration_fails_at_once(tmp_path, options, message):
 def test_an_unknown_argument_is_refused_and_the_nearest_named(tmp_path, name, remedy):
     with pytest.raises(TypeError, match=f"{name}: got an unknown argument, allowed: reward_functions, .* {remedy}"):
         setup(tmp_path, [constant], **{name: 1})
+
+
+@pytest.mark.parametrize(
+    ("call", "argument"),
+    [
+        (lambda: trm.Reporter(trm.RewardAccumulator(("a",)), extra_scalars=5), "extra_scalars: got 5"),
+        (lambda: trm.Reporter(trm.RewardAccumulator(("a",)), shared="x"), "shared: got 'x'"),
+        (lambda: trm.ConsoleSink(logger=5), "logger: got 5"),
+        (lambda: trm.ConsoleSink(quiet="x"), "quiet: got 'x'"),
+        (lambda: trm.RewardFunctionMonitor(object()), "verbose: got"),
+        (lambda: trm.RewardFunctionMonitor().wrap_all(None), "reward_fns: got None"),
+        (lambda: trm.RewardFunctionMonitor().wrap_all([constant], []), "names: got"),
+        (lambda: trm.RewardMonitor(["a"], verbose=False).update(None), "rewards: got None"),
+        (lambda: trm.attach_to_tunix(object(), 5), "monitoring: got 5"),
+        (lambda: trm.JsonlSink("~nobody-of-this-name/run"), "run_dir: got"),
+    ],
+)
+def test_other_arguments_that_are_wrong_are_refused_as_well(call, argument):
+    with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}.*allowed"):
+        call()
+
+
+def test_the_home_of_nobody_is_replaced_as_any_other_directory_that_cannot_be(caplog):
+    monitoring = trm.setup_grpo_monitoring(
+        [constant], use_wandb=False, verbose=False, output_dir="~nobody-of-this-name/x"
+    )
+    assert monitoring.output_dir.is_dir()
+    assert "output_dir: got '~nobody-of-this-name/x', which cannot be written" in caplog.text
+    monitoring.finalize()
 
 
 def test_given_values_take_the_place_of_what_the_function_returned(tmp_path, caplog):
@@ -583,21 +621,51 @@ def test_a_function_that_raises_on_another_thread_costs_its_own_samples_only(tmp
     assert data["series"]["judge/count"] == [4, 0] * 5
 
 
+@pytest.mark.parametrize("case", ["one of two is called every second step", "each has its own list"])
+def test_what_a_worker_thread_returned_belongs_to_the_step_that_ends_behind_it(tmp_path, case):
+    def value(completions):
+        return [float(text) for text in completions]
+
+    def other(completions):
+        return [float(text) for text in completions]
+
+    monitoring = setup(tmp_path, [value, other])
+    first, second = monitoring.get_wrapped_reward_functions()
+    with ThreadPoolExecutor(1) as executor:
+        for step in range(6):
+            executor.submit(first, [str(step)] * 4).result()
+            if case == "each has its own list" or step % 2:
+                executor.submit(second, [str(10 + step)] * 4).result()
+            monitoring.update_step(step)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert (data["steps"], data["history"]["value"]) == (list(range(6)), list(range(6)))
+    others = [10 + step if case == "each has its own list" or step % 2 else None for step in range(6)]
+    assert data["history"]["other"] == others
+
+
 @pytest.mark.parametrize("fault", ["sink", "directory"])
 def test_a_sink_that_cannot_begin_costs_itself_only(tmp_path, caplog, fault):
     class NoServer(trm.MemorySink):
         def begin_run(self, manifest):
             raise ConnectionError("no server")
 
-    monitoring = setup(tmp_path, [constant], sinks=[NoServer()] if fault == "sink" else [])
+    kept = trm.MemorySink()
+    monitoring = setup(tmp_path, [constant], sinks=[NoServer(), kept] if fault == "sink" else [kept])
     if fault == "directory":
         monitoring.run_dir.write_text("in the way")
     for step in range(4):
         call(monitoring.get_wrapped_reward_functions(), 4)
         monitoring.update_step(step)
     monitoring.finalize()
-    assert export(tmp_path)["series"]["constant/count"] == [4] * 4
-    assert "could not begin" in caplog.text
+    data = export(tmp_path)
+    assert data["series"]["constant/count"] == [4] * 4
+    assert len(kept.records) == 1
+    assert (monitoring.run_dir / "records.jsonl").is_file() == (fault == "sink")
+    assert kept.records[0].scalars["monitoring/dropped_records"] == 1
+    messages = [message for message in caplog.messages if "switched off" in message]
+    assert [message.split()[0] for message in messages] == ["NoServer" if fault == "sink" else "JsonlSink"]
+    assert ("no server" if fault == "sink" else "FileExistsError") in caplog.text
 
 
 def test_a_reset_begins_anew_in_the_same_run(tmp_path):

@@ -31,7 +31,7 @@ def test_a_repeated_reward_begins_a_new_round():
     for value in (1, 2):
         p.add("train", 1, "a", f(value))
     assert p.take("none") == {"train": [{"a": f(1)}]}
-    assert p.take("mine") == {"train": [{"a": f(2)}]}
+    assert p.take("left") == {"train": [{"a": f(2)}]}
 
 
 def test_modes_and_keys_are_kept_apart():
@@ -43,23 +43,27 @@ def test_modes_and_keys_are_kept_apart():
     assert [len(taken[mode]) for mode in ("train", "eval")] == [2, 1]
 
 
-def test_what_another_thread_is_about_to_finish_waits():
-    p = Pool(NAMES)
-    thread = threading.Thread(target=lambda: p.add("train", 1, "a", f(1)))
+def on_a_thread(action, *arguments):
+    thread = threading.Thread(target=action, args=arguments)
     thread.start()
     thread.join()
-    assert p.take("mine") == {}
-    assert p.take("all") == {"train": [{"a": f(1)}]}
 
 
-def test_what_another_thread_never_finishes_comes_a_step_later():
+def test_what_another_thread_is_about_to_finish_waits(monkeypatch):
+    p = Pool(NAMES)
+    on_a_thread(p.add, "train", 1, "a", f(1))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(pool, "is_at_work", lambda thread: thread != threading.get_ident())
+        assert p.take("left") == {}
+    assert p.take("left") == {"train": [{"a": f(1)}]}
+
+
+def test_what_another_thread_has_not_finished_and_is_not_at_belongs_to_the_step():
     p, rounds = Pool(NAMES), []
     for key in range(3):
-        thread = threading.Thread(target=p.add, args=("train", key, "a", f(key)))
-        thread.start()
-        thread.join()
-        rounds.append(p.take("mine"))
-    assert rounds == [{}, {"train": [{"a": f(0)}]}, {"train": [{"a": f(1)}]}]
+        on_a_thread(p.add, "train", key, "a", f(key))
+        rounds.append(p.take("left"))
+    assert rounds == [{"train": [{"a": f(key)}]} for key in range(3)]
 
 
 def test_of_two_rounds_of_equal_contents_each_keeps_its_own():

@@ -6,10 +6,14 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
+from tests.device.support import LEAN
 from tests.host.support import ROOT, run_python
+from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.preemption import Preemption
+from tunrex_jax_monitor.host.reporter import Reporter
 from tunrex_jax_monitor.host.rundir import read_records
 
 START = """
@@ -34,15 +38,49 @@ def test_without_a_handler_it_writes_and_ends_as_the_signal_does():
     assert outcome("p = Preemption(flush); p.install(); term(); say('alive')") == (["written"], ENDED)
 
 
-def test_a_handler_that_is_there_is_called_at_once_and_what_is_pending_waits_for_the_step():
+def test_a_handler_that_is_there_is_called_behind_what_can_be_written_and_the_next_step_writes_again():
     code = """
 signal.signal(signal.SIGTERM, lambda signum, frame: say(f"owner:{signum}:{frame is not None}"))
-p = Preemption(flush); p.install(); term()
+p = Preemption(lambda seconds: say("never"), flush); p.install(); term()
 say(p.pending)
 with p: say(p.take())
 say(p.take())
 """
-    assert outcome(code) == (["owner:15:True", "True", "True", "False"], 0)
+    assert outcome(code) == (["written", "owner:15:True", "True", "True", "False"], 0)
+
+
+def test_a_handler_that_is_there_is_called_at_once_within_a_step():
+    code = """
+signal.signal(signal.SIGTERM, lambda *_: say("owner"))
+p = Preemption(flush); p.install()
+with p: term(); say(p.take())
+"""
+    assert outcome(code) == (["owner", "True"], 0)
+
+
+def test_a_handler_that_ends_the_process_finds_all_written():
+    code = """
+def end(signum, frame): signal.signal(signum, signal.SIG_DFL); term()
+signal.signal(signal.SIGTERM, end)
+p = Preemption(flush); p.install(); term(); say("alive")
+"""
+    assert outcome(code) == (["written"], ENDED)
+
+
+def test_a_handler_between_two_that_hold_the_signal_keeps_neither_from_writing():
+    code = """
+one, two = (Preemption(lambda seconds, name=name: say(name) or True) for name in ("one", "two"))
+one.install()
+below = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *arguments: below(*arguments))
+two.install()
+with two: term(); say("step of two")
+say("alive")
+"""
+    found, ended = outcome(code)
+    assert "alive" not in found
+    assert {"one", "two"} <= set(found)
+    assert ended == ENDED
 
 
 def test_a_signal_that_comes_when_the_step_has_looked_already_waits_for_the_next_one():
@@ -69,7 +107,7 @@ def test_a_handler_that_exits_exits():
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 p = Preemption(flush); p.install(); term()
 """
-    assert outcome(code) == ([], 3)
+    assert outcome(code) == (["written"], 3)
 
 
 def test_a_signal_that_was_ignored_stays_ignored():
@@ -195,6 +233,24 @@ def test_importing_and_reporting_install_nothing():
 
 
 # With the device
+
+
+def test_a_state_that_another_thread_takes_meanwhile_waits_for_that_step(tmp_path, monkeypatch, caplog):
+    def emit_taken(acc, state):
+        LEAN.update_jit(state, {"x": np.ones(8, np.float32)})  # as the trainer does, and donates it
+        return emit(acc, state)
+
+    emit = transfer.emit
+    with Reporter(LEAN, run_dir=tmp_path / "run") as reporter:
+        reporter.step(0, LEAN.update_jit(LEAN.init(), {"x": np.zeros(8, np.float32)}))
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(transfer, "emit", emit_taken)
+            assert reporter._flush_now(5.0) is False
+        reporter.step(1, LEAN.update_jit(LEAN.init(), {"x": np.zeros(8, np.float32)}))
+        assert reporter._flush_now(5.0) is True
+    assert read_records(tmp_path / "run")[0].series["step"][-1] == 1
+    assert caplog.messages == []
+
 
 TRAINS = """
 import logging, os, signal, sys

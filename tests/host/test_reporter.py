@@ -176,6 +176,21 @@ def test_a_step_that_is_no_number_costs_the_number_only(sink, caplog):
     assert "step: got None, allowed: a whole number" in caplog.text
 
 
+def test_a_flush_that_took_too_long_costs_the_run_quantiles_of_its_record_and_no_step(sink, caplog):
+    goes_on = threading.Event()
+    with Reporter(ACC, [sink], extra_scalars=lambda: {"late": float(goes_on.wait(60))}) as reporter:
+        mon = ACC.init()
+        for step in range(EVERY + 2):
+            mon = reporter.step(step, ACC.update_jit(mon, batch(step)))
+        mon = ACC.update_jit(reporter.flush(mon, 0.01), batch(0))  # which takes the memory of what is still to be read
+        goes_on.set()
+        reporter.step(EVERY + 2, mon)
+    steps = [step for record in sink.records for step in record.series["step"]]
+    assert list(dict.fromkeys(steps)) == list(range(EVERY + 3))
+    (message,) = caplog.messages
+    assert message.startswith("A record has no run quantiles")
+
+
 def test_a_checkpoint_by_flush_records_no_step_twice(sink, caplog):
     with Reporter(ACC, [sink]) as reporter:
         reporter.flush(run_loop(reporter, 6))

@@ -98,7 +98,8 @@ class Config:
             _set(self, field, _per_reward(field, getattr(self, field), self.reward_names, default))
         _set(self, "atoms", _atoms(self.atoms))
         _set(self, "bounds", _bounds(self.bounds, self.reward_names))
-        if self.correct_reward is not None and self.correct_reward not in self.reward_names:
+        judged = self.correct_reward
+        if judged is not None and not (isinstance(judged, str) and judged in self.reward_names):
             raise invalid(
                 "correct_reward", self.correct_reward, f"None or one of {self.reward_names}", "Name a reward."
             )
@@ -142,7 +143,7 @@ class Config:
         _set(self, "false_alarm_rate", rate)
 
     def _check_thresholds(self) -> None:
-        if self.detect not in ("guarded", "literal", "off"):
+        if not isinstance(self.detect, str) or self.detect not in ("guarded", "literal", "off"):
             raise invalid("detect", self.detect, "'guarded', 'literal' or 'off'", "'guarded' is the default.")
         inside = "strictly between 0 and 1"
         limits: dict[str, tuple[Callable[[float], bool], str]] = {

@@ -35,9 +35,20 @@ def require_mapping(argument: str, got: object) -> None:
 
 
 def require_sinks(argument: str, got: object) -> None:
-    """Refuse what is no sequence of objects that take records."""
-    if not isinstance(got, Sequence) or not all(callable(getattr(sink, "write", None)) for sink in got):
+    """Refuse what is no sequence of objects that take records, each of them once."""
+    if not isinstance(got, Sequence) or not all(_is_sink(sink) for sink in got):
         raise invalid(argument, got, "objects with write(record) and close()", "Pass a list of sinks.")
+    require_distinct(argument, got)
+
+
+def require_distinct(argument: str, got: Sequence[object]) -> None:
+    """Refuse sinks of which one comes twice."""
+    if len(set(map(id, got))) < len(got):
+        raise invalid(argument, got, "each sink once", "Two threads would write to it: take the second out.")
+
+
+def _is_sink(got: object) -> bool:
+    return not isinstance(got, type) and all(callable(getattr(got, name, None)) for name in ("write", "close"))
 
 
 def require_callable(argument: str, got: object) -> None:

@@ -182,7 +182,7 @@ class Builder:
         lost = self.dropped + sum(worker.error is not None for worker in self._workers)  # this one too, where it is off
         record = reading.build(self._acc, summary, steps, emission.time, self._history, dropped=lost)
         if emission.state is not None:
-            transfer.with_run(self._acc, record, summary, emission.state)
+            self._add_run(record, summary, emission.state)
         if emission.overhead_ms is not None:
             record.scalars["monitoring/overhead_ms"] = emission.overhead_ms
         if not summary.interval:
@@ -192,6 +192,12 @@ class Builder:
         self._add_extra(record)
         self._last = record
         return record
+
+    def _add_run(self, record: Record, summary: Summary, state: MonitorState) -> None:
+        """Add what the run sketch says, unless a later step has taken its memory: the record itself has come whole."""
+        _, error = attempt(partial(transfer.with_run, self._acc, record, summary, state))
+        if error is not None:
+            self._tell(f"A record has no run quantiles: the state went on before they were read ({error}).")
 
     def _numbers(self, steps: Sequence[Any]) -> list[int]:
         """Return the owner's steps; one that is no number counts on from the last, since the statistics need none."""

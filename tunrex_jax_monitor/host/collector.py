@@ -128,7 +128,7 @@ class Collector:
             with self._lock:
                 self._advantages.append((id(completions), samples))
 
-    def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
+    def take(self, unfinished: Literal["none", "left", "all"] = "left") -> dict[str, list[Round]]:
         """Take out all rounds, by mode; see `Pool.take`."""
         return self._rewards.take(unfinished) | self.take_advantages()
 

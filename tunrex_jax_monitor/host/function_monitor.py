@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tunrex_jax_monitor.device.config import require_flag
 from tunrex_jax_monitor.host.functions import Listener, RewardFunctionWrapper
+from tunrex_jax_monitor.host.names import require_functions, require_names
 from tunrex_jax_monitor.host.sinks.console import ascii_safe, say
 
 
@@ -18,6 +20,7 @@ class RewardFunctionMonitor:
     """
 
     def __init__(self, verbose: bool = False) -> None:
+        require_flag("verbose", verbose)
         self.verbose = verbose
         self.wrapped_functions: dict[str, RewardFunctionWrapper] = {}
 
@@ -43,7 +46,13 @@ class RewardFunctionMonitor:
     def wrap_all(
         self, reward_fns: Sequence[Callable[..., Any]], names: Sequence[str] | None = None, **keywords: Any
     ) -> list[RewardFunctionWrapper]:
-        """Return all functions, wrapped, in order; `keywords` are as in `wrap`."""
+        """Return all functions, wrapped, in order; `keywords` are as in `wrap`.
+
+        Raises:
+          ValueError: there is no function, or names are of another number.
+        """
+        require_functions("reward_fns", reward_fns)
+        require_names("names", names, len(reward_fns))
         given = [None] * len(reward_fns) if names is None else names
         return [self.wrap(f, name, **keywords) for f, name in zip(reward_fns, given, strict=True)]
 

@@ -16,7 +16,8 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +34,7 @@ NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 _BEYOND = 10**300  # float32
+_WORKING: dict[int, int] = {}  # calls that go on, by thread
 
 
 class Call(NamedTuple):
@@ -118,23 +120,25 @@ class RewardFunctionWrapper:
         if os.getpid() != self._pid:
             return self._reward_fn(*args, **kwargs)
         start = time.perf_counter()
-        try:
-            result = self._reward_fn(*args, **kwargs)
-        except BaseException as error:  # a call that is cancelled is none that succeeded
-            self._end(start, None, error, args, kwargs)
-            raise
-        if inspect.iscoroutine(result):
-            return self._await(start, result, args, kwargs)
-        self._end(start, result, None, args, kwargs)
-        return result
+        with _at_work():
+            try:
+                result = self._reward_fn(*args, **kwargs)
+            except BaseException as error:  # a call that is cancelled is none that succeeded
+                self._end(start, None, error, args, kwargs)
+                raise
+            if not inspect.iscoroutine(result):
+                self._end(start, result, None, args, kwargs)
+                return result
+        return self._await(start, result, args, kwargs)
 
     async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        try:
-            result = await pending
-        except BaseException as error:  # a call that is cancelled is none that succeeded
-            self._end(start, None, error, args, kwargs)
-            raise
-        self._end(start, result, None, args, kwargs)
+        with _at_work():
+            try:
+                result = await pending
+            except BaseException as error:  # a call that is cancelled is none that succeeded
+                self._end(start, None, error, args, kwargs)
+                raise
+            self._end(start, result, None, args, kwargs)
         return result
 
     def _end(self, start: float, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
@@ -240,6 +244,24 @@ class RewardFunctionWrapper:
             self._told.add(what)
         if is_new:
             _logger.warning("%s: %s", message, _text_of(error))
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    """Note that this thread is in a reward function."""
+    thread = threading.get_ident()
+    _WORKING[thread] = _WORKING.get(thread, 0) + 1
+    try:
+        yield
+    finally:
+        _WORKING[thread] -= 1
+        if not _WORKING[thread]:
+            del _WORKING[thread]
+
+
+def is_at_work(thread: int) -> bool:
+    """Tell whether a thread, by its identity, is in a reward function."""
+    return thread in _WORKING
 
 
 def _mark_as_coroutine_function(wrapper: Any) -> None:

@@ -9,7 +9,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -22,7 +21,6 @@ from tunrex_jax_monitor.host import pool
 from tunrex_jax_monitor.host.arguments import as_tuple, require_callable, require_known, require_path, require_sinks
 from tunrex_jax_monitor.host.detector import RewardAnomalyDetector
 from tunrex_jax_monitor.host.functions import to_samples
-from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
 from tunrex_jax_monitor.host.reporter import Reporter
@@ -33,6 +31,12 @@ from tunrex_jax_monitor.host.transfer import as_step
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _NEWEST_ALERTS = 5
+
+
+class _LateReporter(Reporter):
+    """Begins with the first data, in the middle of training: a sink that cannot begin then is left out."""
+
+    _leaves_out = True
 
 
 class RewardMonitor:
@@ -164,6 +168,10 @@ class RewardMonitor:
 
     def to_round(self, rewards: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Return the samples of each reward as float32[N]."""
+        if not isinstance(rewards, Mapping):
+            raise invalid(
+                "rewards", rewards, "samples by name", f"For example {{{self.reward_names[0]!r}: [1.0, 0.0]}}."
+            )
         unknown = [name for name in rewards if name not in self.reward_names]
         if unknown:
             raise invalid("rewards", unknown, f"names among {tuple(self.reward_names)}", "Correct the name.")
@@ -269,12 +277,10 @@ class RewardMonitor:
 
     def _get_reporter(self) -> Reporter:
         if self._reporter is None:
-            start = partial(Reporter, self.accumulator, extra_scalars=self._extra_scalars, shared=False)
-            reporter, error = attempt(lambda: start([self.history, *self._sinks], self._run_dir))
-            if reporter is None:
-                message = "A sink could not begin (%s: %s); this run is kept in memory, and logged nowhere else."
-                _logger.error(message, type(error).__name__, error)
-                reporter = start([self.history])
+            sinks = [self.history, *self._sinks]
+            reporter = _LateReporter(
+                self.accumulator, sinks, self._run_dir, extra_scalars=self._extra_scalars, shared=False
+            )
             if not self.closes_at_exit:
                 atexit.unregister(reporter.close)
             for _ in range(self._lost):

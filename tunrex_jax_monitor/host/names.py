@@ -35,20 +35,29 @@ def clean(name: str) -> str:
     return f"{cleaned}_reward" if cleaned in _TAKEN else cleaned
 
 
+def require_functions(argument: str, got: Any) -> None:
+    """Refuse what is no list of one or more callables."""
+    is_list = isinstance(got, Sequence) and not isinstance(got, str | bytes)
+    if not is_list or not got or not all(callable(function) for function in got):
+        raise invalid(argument, got, "a list of one or more callables", "Pass the list that the trainer would get.")
+
+
+def require_names(argument: str, got: Any, count: int) -> None:
+    """Refuse what is neither None nor one name per function."""
+    is_list = isinstance(got, Sequence) and not isinstance(got, str | bytes)
+    if got is not None and not (is_list and len(got) == count and all(isinstance(name, str) for name in got)):
+        raise invalid(argument, got, f"{count} names, one per function", "Or leave it out.")
+
+
 def assign(functions: Sequence[Callable[..., Any]], given: Sequence[str] | None) -> list[str]:
     """Return one usable name per function; a name that had to change is told, in one warning.
 
     Raises:
       ValueError: no function, something that cannot be called, or names of another number.
     """
-    functions = list(functions) if isinstance(functions, Sequence) and not isinstance(functions, str) else functions
-    if not isinstance(functions, list) or not functions or not all(callable(f) for f in functions):
-        remedy = "Pass the list that the trainer would get."
-        raise invalid("reward_functions", functions, "a list of one or more callables", remedy)
-    is_list = isinstance(given, Sequence) and not isinstance(given, str)
-    if given is not None and (not is_list or len(given) != len(functions)):
-        raise invalid("reward_names", given, f"{len(functions)} names, one per function", "Or leave it out.")
-    wanted = [name_of(f, f"reward_{i}") for i, f in enumerate(functions)] if given is None else [*map(str, given)]
+    require_functions("reward_functions", functions)
+    require_names("reward_names", given, len(functions))
+    wanted = [name_of(f, f"reward_{i}") for i, f in enumerate(functions)] if given is None else given
     names: list[str] = []
     for name in map(clean, wanted):
         number, unique = 1, name

@@ -104,7 +104,7 @@ class Silence:
     visualizer = None
 
     def __init__(self, output_dir: str | os.PathLike[str]) -> None:
-        self.output_dir = self.run_dir = Path(output_dir).expanduser()
+        self.output_dir = self.run_dir = Path(output_dir)
 
     def draw(self, monitor: RewardMonitor, step: int) -> None:
         """Draw nothing."""
@@ -118,15 +118,16 @@ class Silence:
 
 def _usable(output_dir: str | os.PathLike[str]) -> Path:
     """Return the directory, or a temporary one where it cannot be written: that must not cost a night of training."""
-    target = Path(output_dir).expanduser()
-    _, error = attempt(lambda: require_writable(target))
-    if error is None:
+    target, error = attempt(lambda: Path(output_dir).expanduser())  # there may be no such user
+    if target is not None:
+        _, error = attempt(lambda: require_writable(target))
+    if target is not None and error is None:
         return target
     fallback = Path(tempfile.mkdtemp(prefix="reward_monitoring_"))
     message = (
         "output_dir: got '%s', which cannot be written (%s). Files go to '%s'; give a directory that can be written."
     )
-    _logger.warning(message, target, error, fallback)
+    _logger.warning(message, output_dir, error, fallback)
     return fallback
 
 

@@ -17,7 +17,7 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.host.functions import is_at_work, to_samples
 from tunrex_jax_monitor.host.guard import attempt
 
 _PLAIN = (str, bytes, int, float, type(None))
@@ -41,7 +41,6 @@ class _Open:
     values: Round
     thread: int  # that began it
     batch: int  # what it was given, as an object
-    is_left: bool = False  # was there when a step ended, and has got nothing since
 
 
 class Pool:
@@ -80,25 +79,24 @@ class Pool:
                     self._close((mode, key), round_)
                 found = _Open({}, own, batch)
                 self._open.setdefault((mode, key), []).append(found)
-            found.values[name], found.is_left = samples, False
+            found.values[name] = samples
             if len(found.values) == len(self._names):
                 self._close((mode, key), found)
 
-    def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
+    def take(self, unfinished: Literal["none", "left", "all"] = "left") -> dict[str, list[Round]]:
         """Take out all rounds, by mode.
 
         Args:
-          unfinished: which rounds to take that lack a reward: those that this thread began, or also those that another
-            may be about to finish. It has until the next time that rounds are taken.
+          unfinished: which rounds to take that lack a reward: none; those that nobody is about to finish, which are all
+            but those of another thread that is in a reward function now; or all.
         """
         own = threading.get_ident()
         with self._lock:
             for at, rounds in list(self._open.items()):
                 for round_ in list(rounds):
-                    is_mine = unfinished == "mine" and (round_.thread == own or round_.is_left)
-                    if unfinished == "all" or is_mine:
+                    is_left = round_.thread == own or not is_at_work(round_.thread)
+                    if unfinished == "all" or (unfinished == "left" and is_left):
                         self._close(at, round_)
-                    round_.is_left = unfinished == "mine"
             closed, self._closed = self._closed, {}
             return closed
 

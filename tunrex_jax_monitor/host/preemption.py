@@ -1,11 +1,11 @@
 """Preemption: what is pending is written before a signal ends the process, and then the signal does what it did.
 
-A handler that was there is called at once, and the pending interval is written with the next step, or at `close`.
-Without one the process ends: the interval is written first, on a thread of its own, since the signal may have come in
-the middle of anything. While a step is at work, or its state has been donated and the next one is still being computed,
-that waits for the step; after `grace_seconds` the process ends without.
+The interval is written first, on a thread of its own, since the signal may have come in the middle of anything. Then a
+handler that was there is called; without one the process ends. While a step is at work, or its state has been donated
+and the next one is still being computed, writing has to wait for the step: a handler that was there is called at once
+all the same, and without one the process ends behind the step, or after `grace_seconds` without.
 
-Who hold the same signal back share one handler: all of them write before the process ends.
+Whoever holds the same signal back is written before the process ends, also where handlers of others lie between.
 
 Nobody's handler is replaced unasked: JAX's distributed runtime has one of its own that Python does not see.
 """
@@ -15,8 +15,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from types import FrameType, TracebackType
+from typing import ClassVar
 
 from tunrex_jax_monitor.host.guard import attempt
 
@@ -28,6 +30,7 @@ class Preemption:
 
     Args:
       flush: writes what is pending, in at most the seconds given; False where that has to wait for a step.
+      write: does so where the process may go on; `flush` by default.
 
     Attributes:
       pending: the signal came, and what it found has not been written.
@@ -35,9 +38,9 @@ class Preemption:
       grace_seconds: how long `flush` may take.
     """
 
-    def __init__(self, flush: Callable[[float], bool]) -> None:
+    def __init__(self, flush: Callable[[float], bool], write: Callable[[float], object] | None = None) -> None:
         self.pending = self.is_busy = False
-        self.flush = flush
+        self.flush, self.write = flush, write or flush
         self.grace_seconds = 0.0
         self._handler: _Handler | None = None
 
@@ -74,8 +77,9 @@ class Preemption:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Let a signal that came meanwhile do what it does, whenever in the context that was."""
         self.is_busy = False
-        if self.pending and self._handler is not None and self._handler.is_deadly and self._handler.is_written():
-            self._handler.end()
+        waiting = None if self._handler is None else self._handler.that_waits()
+        if waiting is not None and waiting.is_written():
+            waiting.end()
 
     def take(self) -> bool:
         """Tell whether a signal came that the process outlives, once: what is pending is to be written now."""
@@ -90,13 +94,17 @@ class _Handler:
 
     Attributes:
       holders: who hold the signal back.
+      is_waiting: the process is to end as soon as all is written.
     """
+
+    _all: ClassVar[list["_Handler"]] = []  # that are in place, one over the other
 
     def __init__(self, signum: int) -> None:
         self.holders: list[Preemption] = []
         self._signum, self._pid = signum, os.getpid()
-        self._is_due = False
+        self.is_waiting = self._is_due = False
         self._previous = signal.signal(signum, self._handle)
+        self._all.append(self)
 
     @classmethod
     def of(cls, signum: int) -> "_Handler":
@@ -109,23 +117,41 @@ class _Handler:
         """Whether the process ends of the signal."""
         return bool(self._previous == signal.SIG_DFL)
 
+    def that_waits(self) -> "_Handler | None":
+        """Return the one of the same signal that waits, if any; handlers of others may lie between."""
+        return next((other for other in self._all if other._signum == self._signum and other.is_waiting), None)
+
     def restore(self) -> None:
         """Give the signal back, unless somebody holds it. Where that cannot be, it stays and calls the one before."""
         is_main = threading.current_thread() is threading.main_thread()
         if not self.holders and is_main and signal.getsignal(self._signum) == self._handle:
             signal.signal(self._signum, self._previous)
+            self._all.remove(self)
 
     def is_written(self) -> bool:
         """Write what is pending, of all at the same time; False where something has to wait for a step."""
-        waiting = [holder for holder in self.holders if holder.pending and not holder.is_busy]
-        threads = [threading.Thread(target=_write, args=(holder,), daemon=True) for holder in waiting]
+        holders = self._every_holder()
+        waiting = [holder for holder in holders if holder.pending and not holder.is_busy]
+        for holder, thread in zip(waiting, self._run(partial(_flush, holder) for holder in waiting), strict=True):
+            holder.pending = holder.pending and not thread.is_alive()  # one that hangs is not waited for again
+        return not any(holder.pending for holder in holders)
+
+    def _write_first(self) -> None:
+        """Write what is pending before a handler that may end the process; what follows is due with the next step."""
+        self._run(partial(attempt, partial(h.write, h.grace_seconds)) for h in self.holders if not h.is_busy)
+
+    def _run(self, jobs: Iterable[Callable[[], object]]) -> list[threading.Thread]:
+        """Run jobs at the same time, each on a thread; return these, which have ended or had the time."""
+        threads = [threading.Thread(target=job, daemon=True) for job in jobs]
         end = time.monotonic() + self._grace_seconds
         for thread in threads:
             thread.start()
-        for holder, thread in zip(waiting, threads, strict=True):
+        for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
-            holder.pending = holder.pending and not thread.is_alive()  # one that hangs is not waited for again
-        return not any(holder.pending for holder in self.holders)
+        return threads
+
+    def _every_holder(self) -> list[Preemption]:
+        return [holder for other in self._all if other._signum == self._signum for holder in other.holders]
 
     def end(self) -> None:
         """Send the signal again, on any thread; the handler lets it through."""
@@ -135,7 +161,7 @@ class _Handler:
 
     @property
     def _grace_seconds(self) -> float:
-        return max((holder.grace_seconds for holder in self.holders), default=0.0)
+        return max((holder.grace_seconds for holder in self._every_holder()), default=0.0)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         """Run on the main thread, between any two of its instructions."""
@@ -143,17 +169,20 @@ class _Handler:
         for holder in self.holders:
             holder.pending = True
         if callable(self._previous):
+            if os.getpid() == self._pid:
+                self._write_first()
             self._previous(signum, frame)
         elif self.is_deadly:
             if not self.holders or is_second or os.getpid() != self._pid or self.is_written():
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
             else:
+                self.is_waiting = True
                 timer = threading.Timer(self._grace_seconds, self.end)
                 timer.daemon = True
                 timer.start()
 
 
-def _write(holder: Preemption) -> None:
+def _flush(holder: Preemption) -> None:
     written, _ = attempt(lambda: holder.flush(holder.grace_seconds))
     holder.pending = written is False

@@ -10,7 +10,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -41,9 +41,11 @@ def announce() -> None:
 
 
 def check_agreement(settings: Mapping[str, Any], timeout_seconds: float | None = None) -> None:
-    """Compare the settings of this job's processes: the first reads those of all, the others those of the first.
+    """Compare the settings of this job's processes; where two differ, all of them are told.
 
-    Every process has to call it, and as often as the others. One that does not come costs the time-out and a warning.
+    The first reads those of all and says what it has found; the others read that, and before it the settings of the
+    first, so that each that differs names its own side. Every process has to call it, and as often as the others. One
+    that does not come costs the time-out and a warning.
 
     Args:
       settings: what has to be the same, JSON-ready.
@@ -59,13 +61,37 @@ def check_agreement(settings: Mapping[str, Any], timeout_seconds: float | None =
     here, prefix, end = jax.process_index(), f"{_KEYS}/{next(_reporters)}", time.monotonic() + wait
     own = json.loads(json.dumps(settings))
     client.key_value_set(f"{prefix}/{here}", json.dumps(own), allow_overwrite=True)
-    for other in range(1, jax.process_count()) if is_writer() else (0,):
-        left = max(1, round(1e3 * (end - time.monotonic())))
-        text, error = attempt(functools.partial(client.blocking_key_value_get, f"{prefix}/{other}", left))
+    read = functools.partial(_read, client, end=end)
+    if not is_writer():
+        _compare(own, read, prefix, (0,), wait)
+        if found := read(f"{prefix}/found")[0]:
+            raise ValueError(found)
+        return
+    _, error = attempt(lambda: _compare(own, read, prefix, range(1, jax.process_count()), wait))
+    client.key_value_set(f"{prefix}/found", "" if error is None else str(error), allow_overwrite=True)
+    if error is not None:
+        raise error
+
+
+def _read(client: Any, key: str, end: float) -> tuple[str | None, Exception | None]:
+    """Return what another process has set, or None and why there is nothing by the end."""
+    left = max(1, round(1e3 * (end - time.monotonic())))
+    return attempt(lambda: str(client.blocking_key_value_get(key, left)))
+
+
+def _compare(
+    own: Mapping[str, Any],
+    read: Callable[[str], tuple[str | None, Exception | None]],
+    prefix: str,
+    others: Iterable[int],
+    wait: float,
+) -> None:
+    for other in others:
+        text, error = read(f"{prefix}/{other}")
         if text is None:
-            _tell_missing(here, other, wait, error)
+            _tell_missing(jax.process_index(), other, wait, error)
             return
-        _require_equal(own, here, json.loads(text), other)
+        _require_equal(own, jax.process_index(), json.loads(text), other)
 
 
 def _client() -> Any:

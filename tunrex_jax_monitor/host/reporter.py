@@ -21,8 +21,10 @@ import jax
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
+from tunrex_jax_monitor.device.config import require_flag
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import processes, transfer, workers
+from tunrex_jax_monitor.host.arguments import require_callable
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
 from tunrex_jax_monitor.host.lane import Lane, do_beside
@@ -61,6 +63,8 @@ class Reporter:
       OSError: `run_dir` holds a run already, or cannot be written. What a sink's own `begin_run` raises comes out too.
     """
 
+    _leaves_out = False  # a sink that cannot begin, and go on without
+
     def __init__(
         self,
         acc: RewardAccumulator,
@@ -72,12 +76,15 @@ class Reporter:
         shared: bool = True,
     ) -> None:
         sinks = workers.check(acc, sinks, on_record)
+        require_callable("extra_scalars", extra_scalars)
+        require_flag("shared", shared)
         if shared:
             processes.check_agreement(dataclasses.asdict(acc))
         processes.announce()
         self._acc = acc
         self._reads = processes.is_writer()
-        self._workers = workers.start(acc, sinks, run_dir, on_record) if self._reads else []
+        start = partial(workers.start, acc, sinks, run_dir, on_record, leaves_out=self._leaves_out)
+        self._workers = start() if self._reads else []
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._compiling: Lane[Callable[[], object]] | None = None
         self._pending = Pending()
@@ -215,11 +222,16 @@ class Reporter:
 
     def _flush_now(self, seconds: float) -> bool:
         """Write what is pending without handing a state back; False where the state is inside the owner's step."""
+        end = time.monotonic() + seconds
         pending = self._pending.read()
         state = None if pending.is_deleted else pending.state
         if state is None and pending.length and not (self._closed or self._broken):
             return False
-        self._flush(state, seconds)
+        _, error = attempt(partial(self._emit_last, state))
+        if error is not None and pending.is_deleted:  # another thread has begun its step meanwhile
+            return False
+        self._settle(error, end)
+        workers.flush(self._workers, end)
         return True
 
     def close(self, state: MonitorState | None = None, timeout_seconds: float = 30.0) -> None:
@@ -255,11 +267,15 @@ class Reporter:
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
         after, error = attempt(partial(self._emit_last, state))
+        self._settle(error, end)
+        return state if after is None else after
+
+    def _settle(self, error: Exception | None, end: float) -> None:
+        """Tell what was wrong with the last emission, and wait until the ones before it have become records."""
         if error is not None:
             message = "The last emission of the reward monitor failed; what was written before is complete."
             _logger.error(message, exc_info=error)
         self._builder.drain(max(0.0, end - time.monotonic()))
-        return state if after is None else after
 
     def _emit_last(self, state: MonitorState | None) -> MonitorState | None:
         if self._has_callback:

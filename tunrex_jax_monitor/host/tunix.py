@@ -34,8 +34,9 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
       `rl_cluster`.
 
     Raises:
-      ValueError: the object is neither.
+      ValueError: an argument is something else.
     """
+    _require_monitoring(monitoring)
     cluster = getattr(rl_cluster, "rl_cluster", rl_cluster)
     if not hasattr(cluster, "with_external_metrics_logger"):
         remedy = "Pass the rl_cluster that the learner was made with, or the learner."
@@ -54,6 +55,11 @@ def attach_to_tunix(rl_cluster: Any, monitoring: GRPOMonitoringIntegration) -> A
     return rl_cluster
 
 
+def _require_monitoring(got: object) -> None:
+    if not isinstance(got, GRPOMonitoringIntegration):
+        raise invalid("monitoring", got, "a GRPOMonitoringIntegration", "Pass what setup_grpo_monitoring() returned.")
+
+
 def register_reward_manager(monitoring: GRPOMonitoringIntegration, base: str = "sequence-level") -> str:
     """Register a Tunix reward manager that hands all rewards of a call to the monitor at once; return its name.
 
@@ -65,7 +71,9 @@ def register_reward_manager(monitoring: GRPOMonitoringIntegration, base: str = "
 
     Raises:
       ImportError: tunix is not installed.
+      ValueError: `monitoring` is something else.
     """
+    _require_monitoring(monitoring)
     function_registry, reward_manager = (
         load(f"tunix.rl.{module}", "tunix") for module in ("function_registry", "reward_manager")
     )

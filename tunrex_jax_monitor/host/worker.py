@@ -122,6 +122,14 @@ class SinkWorker:
         self._tell(ended, timeout_seconds)
         return ended
 
+    def switch_off(self, error: Exception) -> None:
+        """Give the sink no record any more, and say so."""
+        self.error = error
+        message = "%s failed and is switched off; training goes on, and its further records are counted as dropped"
+        _attempt(lambda: _logger.error(message, self._label, exc_info=error))
+        if (notify := self._on_failure) is not None:
+            _attempt(lambda: notify(error))
+
     def _hangs(self) -> bool:
         finished, seconds = self._waited
         return finished == self._finished and seconds >= _PATIENCE_SECONDS
@@ -139,22 +147,15 @@ class SinkWorker:
 
     def _close_sink(self) -> None:
         if self.error is None and (error := _attempt(self._sink.close)) is not None:
-            self._report(error)
+            self.switch_off(error)
 
     def _deliver(self, record: Record) -> None:
         if self.error is not None:
             self._drop()
         elif (error := _attempt(lambda: self._sink.write(record))) is not None:
             self._drop()
-            self._report(error)
+            self.switch_off(error)
             _attempt(self._sink.close)  # most often raises once more what has just been reported
-
-    def _report(self, error: Exception) -> None:
-        self.error = error
-        message = "%s failed and is switched off; training goes on, and its further records are counted as dropped"
-        _attempt(lambda: _logger.error(message, self._label, exc_info=error))
-        if (notify := self._on_failure) is not None:
-            _attempt(lambda: notify(error))
 
     def _drop(self) -> None:
         with self._count_lock:

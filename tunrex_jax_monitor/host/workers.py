@@ -3,14 +3,18 @@
 import copy
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.host.arguments import require_callable, require_distinct
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
 from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
+from tunrex_jax_monitor.host.sinks.memory import MemorySink
 from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
 
 
@@ -21,10 +25,8 @@ def check(acc: object, sinks: object, on_record: object) -> list[Sink]:
     if not isinstance(sinks, Iterable):
         raise invalid("sinks", sinks, "a sequence of sinks", "Put a single one in a list.")
     every = list(sinks)
-    if len(set(map(id, every))) < len(every):
-        raise invalid("sinks", every, "each sink once", "Two threads would write to it: take the second out.")
-    if on_record is not None and not callable(on_record):
-        raise invalid("on_record", on_record, "a function of one Record, or None", "Pass the function itself.")
+    require_distinct("sinks", every)
+    require_callable("on_record", on_record)
     for sink in every:
         require_sink(sink)
     return every
@@ -35,15 +37,27 @@ def start(
     sinks: Iterable[Sink],
     run_dir: str | Path | None,
     on_record: Callable[[Record], object] | None,
+    *,
+    leaves_out: bool = False,
 ) -> list[SinkWorker]:
-    """Begin the run in every sink, and give each a worker; close those that have begun if one cannot."""
-    every = [*sinks, *([] if run_dir is None else [JsonlSink(run_dir)])]
+    """Begin the run in every sink, and give each a worker; close those that have begun if one cannot.
+
+    Args:
+      leaves_out: one that cannot is switched off instead.
+    """
+    begins: list[tuple[str, Callable[[], Sink]]] = [(type(sink).__name__, partial(_begin, acc, sink)) for sink in sinks]
+    if run_dir is not None:
+        begins.append((JsonlSink.__name__, lambda: _begin(acc, JsonlSink(run_dir))))
     workers: list[SinkWorker] = []
     try:
-        for sink in every:
-            if isinstance(sink, RunSink):
-                sink.begin_run(manifest(acc))
-            workers.append(SinkWorker(sink))
+        for label, begin in begins:
+            sink, error = attempt(begin)
+            if error is not None and not leaves_out:
+                raise error
+            worker = SinkWorker(MemorySink() if sink is None else sink, label=label)
+            workers.append(worker)
+            if error is not None:
+                worker.switch_off(error)  # and what it does not get is counted
     except BaseException:
         finish(workers, time.monotonic() + 10.0)
         raise
@@ -64,6 +78,12 @@ def finish(workers: Iterable[SinkWorker], end: float) -> None:
         worker.finish()
     for worker in workers:
         worker.close(max(0.0, end - time.monotonic()))
+
+
+def _begin(acc: RewardAccumulator, sink: Sink) -> Sink:
+    if isinstance(sink, RunSink):
+        sink.begin_run(manifest(acc))
+    return sink
 
 
 class _OnRecord:

@@ -35,6 +35,12 @@ class ConsoleSink:
         summary_every: int | None = None,
         summary_steps: int | None = None,
     ) -> None:
+        if logger is not None and not callable(getattr(logger, "log", None)):
+            raise ValueError(
+                f"logger: got {logger!r}, allowed a logging.Logger, or None. Leave it out for the package's."
+            )
+        if not isinstance(quiet, bool):
+            raise ValueError(f"quiet: got {quiet!r}, allowed True or False. Leave it out to see alerts.")
         _require_interval("summary_every", summary_every)
         _require_interval("summary_steps", summary_steps)
         self._logger = default_logger() if logger is None else logger

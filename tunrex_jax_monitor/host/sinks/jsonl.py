@@ -211,4 +211,7 @@ def _local_path(run_dir: str | os.PathLike[str]) -> Path:
             f"run_dir: got {text!r}, allowed a local or mounted directory. "
             "Pass for example 'runs/first'; mount a bucket, or copy the directory there afterwards."
         )
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"run_dir: got {text!r} ({error}), allowed a home of somebody known. Write it out.") from error
