@@ -733,7 +733,7 @@ def test_a_wrong_argument_names_got_allowed_and_remedy(tmp_path):
     assert acc.startswith("acc: got 'str', allowed: a RewardAccumulator. Pass")
     assert re.match(r"sinks: got <.*MemorySink.*>, allowed: a sequence of sinks. Put a single one in a list", sinks)
     assert re.match(r"sink: got <class .*MemorySink'>, allowed .* Pass an instance", sink)
-    assert on_record.startswith("on_record: got 3, allowed: a function of one Record, or None. Pass")
+    assert on_record.startswith("on_record: got 3, allowed: a function, or None. Pass")
 
 
 def test_a_sink_that_cannot_begin_closes_those_that_have():
