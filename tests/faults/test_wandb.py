@@ -42,7 +42,7 @@ while step < 20 or not workers[0].dropped and time.monotonic() < end:
     step += 1
 print(step)
 print([worker.close(30) for worker in workers], workers[1].dropped, 1 <= workers[0].dropped < step - 5)
-print([message.split(" and ")[0] for message in told][0], len(told), told[-1].startswith("WandbSink did not get"))
+print([message.split(" and ")[0] for message in told][0], len(told), told[-1].startswith("W&B did not get"))
 """
 
 
@@ -54,5 +54,5 @@ def test_the_death_of_the_service_costs_its_rows_and_nothing_else(tmp_path):
     command = [sys.executable, "-c", KILLS, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     steps, *lines = done.stdout.splitlines()
-    assert lines == ["[True, True] 0 True", "WandbSink failed 2 True"], done.stderr
+    assert lines == ["[True, True] 0 True", "W&B failed 2 True"], done.stderr
     assert [record.step for record in read_records(tmp_path / "run")] == list(range(int(steps)))

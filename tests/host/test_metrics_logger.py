@@ -4,9 +4,11 @@ import contextlib
 import json
 import logging
 import os
+import re
 import signal
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -111,6 +113,19 @@ def test_a_run_that_is_finished_under_us_costs_a_message(init, tmp_path, caplog)
     assert (tmp_path / "out" / "monitoring_data.json").exists()
 
 
+def test_a_run_that_ends_behind_the_flush_for_it_costs_no_message(init, tmp_path, caplog):
+    owner = wandb.init(**init)
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=3)
+    for step in range(7):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+    monitoring.flush(60.0, wandb_ends=True)
+    owner.finish()
+    monitoring.finalize()
+    assert not [record for record in caplog.records if record.name == "tunrex_jax_monitor"]
+    assert wandb_reader.read(tmp_path).summary["monitoring/step"] == 6
+
+
 def test_switched_off_it_logs_nowhere(init):
     logger = trm.RewardMetricsLogger(use_wandb=False)
     logger.log_step({"a": 1.0})
@@ -150,12 +165,33 @@ def test_bad_input_is_told_and_logged_as_far_as_it_goes(init, tmp_path, caplog):
     logger.close()
     owner.finish()
     run = wandb_reader.read(tmp_path)
-    assert sorted(run.series("alerts/DROP")) == [1.0, 2.0]
-    assert sorted(run.series("alerts/total")) == [2.0, 3.0]
+    assert sorted(run.series("alerts/DROP")) == [2.0, 3.0, 4.0]
+    assert sorted(run.series("alerts/total")) == [2.0, 4.0, 5.0]
     assert run.series("own") == [1.0]
     assert run.series("rewards/summary_table")[0]["nrows"] == 2
     assert "step: got 'x', allowed: a whole number" in caplog.text
     assert "allowed: numbers and None" in caplog.text
+
+
+def test_what_is_wrong_is_left_out_alone(init, tmp_path, caplog):
+    owner, logger = wandb.init(**init), trm.RewardMetricsLogger(commit=True)
+    with without_runtime_types(), caplog.at_level(logging.WARNING):
+        logger.log_alerts(["DROP: a - fell", {"step": 3}])
+        logger.log_alerts({"message": "SPIKE: b - rose"})
+        logger.log_reward_batch({"good": [1, 2], "bad": ["x"]})
+        logger.log_step({"loss": 1.0, 7: 2.0})
+        logger.log_summary_table({"a": {"mean": 0.5}, "b": 5})
+    logger.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.series("alerts/DROP") == [1.0, 1.0]
+    assert run.series("alerts/SPIKE") == [1.0]
+    assert run.series("rewards/good/mean") == [1.5]
+    assert run.series("loss") == [1.0]
+    assert run.series("rewards/summary_table")[0]["nrows"] == 1
+    assert caplog.text.count("is left out") == 4
+    assert "W&B: alerts: {'step': 3} is left out" in caplog.text
+    assert "W&B: metrics: (7, 2.0) is left out: ValueError: key: got 7, allowed: a text" in caplog.text
 
 
 @pytest.mark.parametrize("options", [{"log_frequency": 0}, {"histogram_bins": 513}, {"histogram_bins": 0}])
@@ -177,9 +213,24 @@ def test_wandb_that_is_killed_under_us_costs_its_rows_only(init, tmp_path, caplo
     monitoring.finalize()
     with contextlib.suppress(Exception):
         owner.finish()
-    assert "failed and is switched off" in caplog.text or "did not take" in caplog.text
+    failed, counted = [record.getMessage() for record in caplog.records if record.name == "tunrex_jax_monitor"]
+    assert re.match(r"W&B failed and is switched off \(\w+Error.*\); training goes on", failed)
+    assert re.fullmatch(r"W&B did not get \d+ records", counted)
     data = json.loads((tmp_path / "out" / "monitoring_data.json").read_text())
     assert data["steps"] == list(range(8))
+
+
+def test_wandb_that_is_dead_at_the_start_costs_its_rows_only(init, tmp_path, caplog):
+    wandb.init(**init)
+    for pid in children_named("wandb-core"):
+        os.kill(pid, signal.SIGKILL)
+    monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
+    for step in range(4):
+        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    assert caplog.text.count("W&B failed and is switched off") == 1
+    assert len((monitoring.run_dir / "records.jsonl").read_text().splitlines()) >= 4
 
 
 def children_named(name):
@@ -194,25 +245,48 @@ def children_named(name):
 
 @pytest.mark.parametrize(
     "given",
-    [{"use_wandb": "x"}, {"log_histograms": "x"}, {"commit": "no"}, {"tags": "abc"}, {"config": 5}, {"prefix": 3}],
+    [{"log_histograms": "x"}, {"commit": "no"}, {"tags": "abc"}, {"tags": 5}, {"config": 5}, {"prefix": 3}],
     ids=str,
 )
-def test_what_is_wrong_is_refused_with_what_is_allowed(given):
+@pytest.mark.parametrize("use_wandb", [True, False])
+def test_what_is_wrong_is_refused_with_what_is_allowed(given, use_wandb):
     (argument,) = given
     with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got .*, allowed"):
-        trm.RewardMetricsLogger(**given)
+        trm.RewardMetricsLogger(use_wandb=use_wandb, **given)
+    with without_runtime_types(), pytest.raises(ValueError, match=r"use_wandb: got 'x', allowed"):
+        trm.RewardMetricsLogger(use_wandb="x")
+
+
+NAN = float("nan")
 
 
 def test_what_is_not_finite_stands_in_no_row_and_no_table(init, tmp_path):
     owner, logger = wandb.init(**init), trm.RewardMetricsLogger()
-    logger.log_step({"a": float("nan"), "b": 1.0, "c": float("inf")}, step=0)
+    wrapped = {
+        "jax": jnp.float32(NAN),
+        "bfloat16": jnp.bfloat16(NAN),
+        "numpy": np.array(NAN),
+        "scalar": np.float16("inf"),
+        "nested": {"a": NAN, "b": {"c": -float("inf")}},
+        "all": np.full(3, NAN),
+    }
+    kept = {
+        "some": {"a": NAN, "b": [1.0, NAN, (2.0, NAN)]},
+        "array": jnp.array([1.0, NAN, 3.0]),
+        "half": jnp.array([0.5, NAN], jnp.bfloat16),
+        "text": np.array(["nan"]),
+    }
+    logger.log_step({"a": NAN, "b": 1.0, "c": float("inf"), **wrapped, **kept}, step=0)
     logger.log_summary_table({"a": {"mean": float("nan"), "std": 0.5}}, step=0)
     logger.log_alerts("DROP: a - fell", step=0)
     logger.close()
     owner.finish()
     run = wandb_reader.read(tmp_path)
     assert run.series("b") == [1.0]
-    assert run.series("a") == run.series("c") == []
+    assert not {"a", "c", *wrapped} & {key for row in run.history for key in row}
+    assert run.series("some") == [{"b": [1.0, None, [2.0, None]]}]
+    assert (run.series("array"), run.series("half")) == ([[1.0, 3.0]], [0.5])
+    assert run.series("text") == ["nan"]
     assert run.series("alerts/DROP") == [1.0]
     (table,) = tmp_path.rglob("*summary_table*.json")
     assert json.loads(table.read_text(), parse_constant=pytest.fail)["data"][0][:3] == ["a", None, 0.5]

@@ -50,3 +50,8 @@ def test_every_name_is_taken(tmp_path):
     sink.write(make_record(scalars=dict.fromkeys(names, 1.0)))
     sink.close()
     assert len(read(tmp_path)) == len(names)
+
+
+def test_a_path_that_no_file_can_have_is_refused():
+    with pytest.raises(ValueError, match=r"log_dir: got 'a\\x00b', allowed: a path\. Pass"):
+        TensorBoardSink("a\0b")

@@ -1,11 +1,13 @@
 """WandbSink, judged by reading the offline run back."""
 
+import inspect
 import logging
 import os
 import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from tests import wandb_reader
@@ -232,6 +234,95 @@ def test_what_the_owner_defines_behind_our_first_row_holds(init, tmp_path, defin
     assert all("monitoring/step" not in row for row in run.history if row.get("reward") == 0.7)
 
 
+@pytest.mark.parametrize(
+    ("before", "behind", "summary", "row"),
+    [
+        ([("*", {"summary": "max"}), ("*", {"step_metric": "x"})], [], {"max": 7.0}, {"x": 30}),
+        ([("*", {"step_metric": "x"}), ("*", {"summary": "max"})], [], {"max": 7.0}, {"x": 30}),
+        ([("re*", {"summary": "max"}), ("re*", {"summary": "min"})], [], {"max": 7.0, "min": 3.0}, {}),
+        ([("re*", {"summary": "max"}), ("re*", {})], [], {"max": 7.0}, {}),
+        ([("*", {"summary": "max"}), ("*", {"summary": "min", "overwrite": True})], [], {"min": 3.0}, {}),
+        ([("*", {"summary": "max"}), ("re*", {"summary": "min"})], [], {"max": 7.0}, {}),
+        ([("*", {"summary": "max"})], [("reward", {"step_metric": "x"})], 3.0, {"x": 30}),
+        ([("reward", {"summary": "max"})], [("reward", {"step_metric": "x"})], {"max": 7.0}, {"x": 30}),
+    ],
+    ids=str,
+)
+def test_a_key_that_goes_back_to_the_owner_is_defined_as_they_have_it(init, tmp_path, before, behind, summary, row):
+    owner, sink = wandb.init(**init), WandbSink()
+    for name, given in before:
+        owner.define_metric(name, **given)
+    for step in range(8):
+        sink.write(make_record(step, scalars={"reward": 5.0}))
+        if step == 2:
+            for name, given in behind:
+                owner.define_metric(name, **given)
+        owner.log({"loss": 1.0, "x": 10 * step})
+        if step > 2:
+            owner.log({"reward": 10.0 - step})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.summary["reward"] == summary
+    (first,) = [found for found in run.history if found.get("reward") == 7.0]
+    assert {key: value for key, value in first.items() if key[0] != "_"} == {"reward": 7.0} | row
+
+
+@pytest.mark.parametrize("definition", ["reward", "*"])
+def test_what_was_defined_before_the_monitor_came_is_told_once_where_it_is_lost(
+    init, tmp_path, caplog, monkeypatch, definition
+):
+    owner = wandb.init(**init)
+    monkeypatch.setattr(wandb.Run, "_define_metric", inspect.unwrap(wandb.Run._define_metric))  # as in a new process
+    owner.define_metric(definition, summary="max")
+    sink = WandbSink()
+    for step in range(4):
+        sink.write(make_record(step, scalars={"reward": 5.0, "reward_std": 1.0}))
+        owner.log({"loss": 1.0} | ({"reward": 3.0, "reward_std": 2.0} if step > 1 else {}))
+    sink.close()
+    owner.finish()
+    assert caplog.text.count("had said of it before the monitor was made could not be read, and holds no more") == 1
+    assert "give the monitor a prefix" in caplog.text
+    assert {3.0, 2.0} <= {wandb_reader.read(tmp_path).summary[key] for key in ("reward", "reward_std")}
+
+
+def test_a_run_without_definitions_is_not_told_of_lost_ones(init, tmp_path, caplog):
+    owner, sink = wandb.init(**init), WandbSink()
+    for step in range(4):
+        sink.write(make_record(step, scalars={"reward": 5.0}))
+        owner.log({"loss": 1.0} | ({"reward": 3.0} if step > 1 else {}))
+    sink.close()
+    owner.finish()
+    assert "could not be read" not in caplog.text
+
+
+def test_a_row_of_ours_is_kept_where_the_owner_ends_a_row_on_another_thread_meanwhile(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.begin_run({})
+    owner.log({"loss": 0.0})
+    log, due = owner._log, []
+
+    def end_row_and_log(data, *args, **kwargs):
+        if "monitoring/step" in data and due:
+            thread = threading.Thread(target=owner.log, args=(due.pop(),))
+            thread.start()
+            thread.join()
+        return log(data, *args, **kwargs)
+
+    owner._log = end_row_and_log
+    for step in range(6):
+        if step == 2:
+            due.append({"loss": 99.0})
+        sink.write(make_record(step))
+        if step != 2:
+            owner.log({"loss": step + 1.0})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert sorted(row["monitoring/step"] for row in rows_of(run)) == list(range(6))
+    assert run.series("loss") == [0.0, 1.0, 2.0, 99.0, 4.0, 5.0, 6.0]
+
+
 def test_a_summary_of_the_owner_that_is_a_dictionary_stays_whole(init, tmp_path):
     owner, sink = wandb.init(**init), WandbSink()
     owner.log({"loss": 1.0})
@@ -333,13 +424,35 @@ def test_a_run_that_we_have_logged_to_before_keeps_the_names_of_its_keys(init, t
     owner, first = wandb.init(**init), WandbSink()
     owner.log({"reward": 0.0})
     for sink in (first, WandbSink()):
-        sink.write(make_record(0, scalars={"reward": -1.0}))
-        owner.log({"loss": 0.0})
+        sink.begin_run({"config": {"reward_names": ["a"]}})
+        for step in range(2):
+            sink.write(make_record(step, scalars={"reward": -1.0}))
+            owner.log({"loss": 0.0})
         sink.close()
         for name in ("_log", "_finish"):  # what a new process sees of a run that it resumes
             delattr(owner, name)
     owner.finish()
-    assert set(wandb_reader.read(tmp_path).series("reward")) == {0.0}
+    run = wandb_reader.read(tmp_path)
+    assert set(run.series("reward")) == {0.0}
+    assert set(run.series("monitor/reward")) == {-1.0}
+    assert not any("monitor/monitor/reward" in row for row in run.history)
+
+
+def test_a_section_of_the_owners_configuration_with_our_name_is_theirs(init, tmp_path):
+    owner = wandb.init(config={"tunrex_jax_monitor": {"log_frequency": 10}}, **init)
+    owner.log({"reward": 100.0})
+    sink = WandbSink()
+    sink.begin_run({"config": {"reward_names": ["a"]}})
+    for step in range(3):
+        sink.write(make_record(step, scalars={"reward": -1.0}))
+        owner.log({"loss": 1.0})
+    sink.close()
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.config["tunrex_jax_monitor"] == {"log_frequency": 10}
+    assert run.config["tunrex_jax_monitor_2"] == {"reward_names": ["a"]}
+    assert run.series("reward") == [100.0]
+    assert run.series("monitor/reward") == [-1.0] * 3
 
 
 def test_the_run_is_looked_up_when_the_reporter_starts(init, tmp_path, caplog):
@@ -424,6 +537,33 @@ def test_a_run_that_was_finished_before_us_costs_one_message(init, tmp_path, cap
     assert sum(record.name == "tunrex_jax_monitor" for record in caplog.records) == 1
 
 
+def test_a_sink_that_was_closed_before_the_run_complains_of_new_steps_alone(init, tmp_path, caplog):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.write(make_record(7))
+    sink.close()
+    owner.finish()
+    sink.write(make_record(7))  # the last record, for sinks that are still open
+    sink.close()
+    assert "the run was finished" not in caplog.text
+    for step in (8, 9):
+        sink.write(make_record(step))
+    assert caplog.text.count("the run was finished before the monitor, after 1 records") == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_disabled_run_takes_everything_and_there_is_nothing_to_say(init, tmp_path, caplog, own):
+    owner, given = (None, init | {"mode": "disabled"}) if own else (wandb.init(mode="disabled"), {})
+    sink = WandbSink(own_run=own, tags=["t"], config={"lr": 0.1}, **given)
+    with Reporter(ACC, [sink]) as reporter:
+        mon = run_loop(reporter, 8)
+        reporter.flush()
+        if owner is not None:
+            owner.log({"loss": 1.0})
+            owner.finish()
+        run_loop(reporter, 8, mon=mon, first=8)
+    assert not [record for record in caplog.records if record.name == "tunrex_jax_monitor"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -440,7 +580,17 @@ def test_arguments_that_contradict_are_refused(arguments, message):
 
 
 @pytest.mark.parametrize(
-    "given", [{"run": 5}, {"commit": "no"}, {"own_run": "yes"}, {"notify": 1}, {"histogram_bins": 5000}, {"config": 5}]
+    "given",
+    [
+        {"run": 5},
+        {"commit": "no"},
+        {"own_run": "yes"},
+        {"own_run": np.array([True, False])},
+        {"notify": 1},
+        {"histogram_bins": 5000},
+        {"config": 5},
+    ],
+    ids=str,
 )
 def test_an_argument_that_is_wrong_is_refused(given):
     (argument,) = given

@@ -120,9 +120,21 @@ def test_a_sink_that_raises_is_reported_once_with_its_traceback_and_closed(caplo
     assert sink.closes == 1
     assert told == [worker.error] == [sink.error]
     (report,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert report.getMessage().startswith("Failing failed and is switched off")
+    assert report.getMessage().startswith(
+        "Failing failed and is switched off (RuntimeError: no network); training goes"
+    )
     assert "RuntimeError: no network" in caplog.text
     assert "in write" in caplog.text
+
+
+def test_a_sink_may_say_what_it_is_called_and_an_error_without_a_text_is_named(caplog):
+    sink = Failing(error=ConnectionResetError())
+    sink.label = "The archive"
+    worker = SinkWorker(sink)
+    put_steps(worker, range(1))
+    assert worker.close()
+    assert "The archive failed and is switched off (ConnectionResetError); training goes on" in caplog.text
+    assert "The archive did not get 1 records" in caplog.text
 
 
 def test_a_sink_that_has_failed_takes_no_more_records():
@@ -182,7 +194,7 @@ def test_a_sink_that_calls_sys_exit_is_a_failure_like_any_other(caplog):
     put_steps(worker, range(5))
     assert worker.close()
     assert worker.dropped == 4
-    assert caplog.text.count("RuntimeError: called sys.exit('bye')") == 1
+    assert caplog.text.count("\nRuntimeError: called sys.exit('bye')") == 1
 
 
 def test_a_sink_that_hangs_costs_close_its_timeout_once_and_is_told_once(gated, caplog):

@@ -12,7 +12,7 @@ from tunrex_jax_monitor.device.config import Config, invalid
 
 def require_path(argument: str, got: object) -> None:
     """Refuse what names no file or directory."""
-    if not isinstance(got, str | os.PathLike) or not os.fspath(got):
+    if not isinstance(got, str | os.PathLike) or not os.fspath(got) or "\0" in os.fsdecode(got):
         raise invalid(argument, got, "a path", "Pass for example 'runs/first'.")
 
 

@@ -25,6 +25,11 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
+def in_words(error: Exception) -> str:
+    """Return what an error says, for a message: some say nothing but what they are."""
+    return f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
 def _is_of_a_signal_handler(error: Exception) -> bool:
     handlers = {_code_of(signal.getsignal(signum)) for signum in signal.valid_signals()} - {None}
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -1,21 +1,20 @@
 """RewardMetricsLogger: the original document's W&B logger, over `WandbSink` and its rules for shared runs."""
 
 import logging
-import math
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from tunrex_jax_monitor.device.config import as_integer, require_flag
-from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.device.config import as_integer, invalid, require_flag
+from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.metrics_collector import MetricsCollector
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.sinks.wandb import WandbSink
+from tunrex_jax_monitor.host.sinks.wandb import WandbSink, finite, require_options
 from tunrex_jax_monitor.host.stats import RewardStats
 
+T = TypeVar("T")
 _logger = logging.getLogger("tunrex_jax_monitor")
 _OF_TABLE = ("mean", "std", "min", "max", "median", "ema_short", "ema_long", "count")
 
@@ -42,6 +41,8 @@ class RewardMetricsLogger:
       ValueError: an argument is wrong.
     """
 
+    label = "W&B"  # in messages
+
     def __init__(
         self,
         use_wandb: bool = True,
@@ -58,6 +59,7 @@ class RewardMetricsLogger:
         self.histogram_bins = as_integer("histogram_bins", histogram_bins, 1, 512)  # W&B takes no more
         require_flag("use_wandb", use_wandb)
         require_flag("log_histograms", log_histograms)
+        require_options(tags, config, prefix, commit)
         self.log_histograms = log_histograms
         self._sink: WandbSink | None = None
         if use_wandb:
@@ -77,6 +79,7 @@ class RewardMetricsLogger:
             self._sink = sink
         self._collected, self._alerts = MetricsCollector(), Counter[str]()
         self._calls, self._step = 0, -1
+        self._has_failed = False
 
     @property
     def use_wandb(self) -> bool:
@@ -84,14 +87,18 @@ class RewardMetricsLogger:
         return self._sink is not None
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
-        """Take the configuration, for that of the W&B run."""
-        if self._sink is not None:
-            self._sink.begin_run(manifest)
+        """Take the configuration, for that of the W&B run. Where W&B is out of order, the first record tells."""
+        if (sink := self._sink) is not None:
+            attempt(lambda: sink.begin_run(manifest))
 
     def write(self, record: Record) -> None:
         """Log a record."""
-        if self._sink is not None:
-            self._sink.write(record)
+        if (sink := self._sink) is None:
+            return
+        _, error = attempt(lambda: sink.write(record))
+        if error is not None:
+            self._has_failed = True
+            raise error  # whoever feeds a sink tells of it
 
     def log_step(self, metrics: Mapping[str, Any], step: int | None = None, commit: bool = True) -> None:
         """Log a row.
@@ -102,7 +109,8 @@ class RewardMetricsLogger:
           commit: not needed: see `WandbSink`.
         """
         self._step = self._at(step, self._step + 1)
-        self._use(lambda sink: sink.log({k: v for k, v in metrics.items() if _is_loggable(v)}, self._step))
+        row = dict(_each("metrics", lambda: metrics.items(), _with_text_as_key))
+        self._use(lambda sink: sink.log(row, self._step))
 
     def log_reward_batch(
         self, reward_values: Mapping[str, Any], step: int | None = None, prefix: str = "rewards"
@@ -116,12 +124,13 @@ class RewardMetricsLogger:
         """
         self._calls += 1
         batch = MetricsCollector()
-        _, error = attempt(lambda: batch.add_dict(reward_values))
-        if error is not None:
-            _logger.warning("A batch of rewards could not be logged: %s", error)
-            return
-        self._collected.add_dict(reward_values)
-        if self._calls % self.log_frequency == 0:
+
+        def add(item: tuple[str, Any]) -> None:
+            batch.add(*item)
+            self._collected.add(*item)
+
+        is_any = _each("reward_values", lambda: reward_values.items(), add)
+        if is_any and self._calls % self.log_frequency == 0:
             stats = batch.get_all_stats().items()
             self.log_step({f"{prefix}/{name}/{field}": v for name, of in stats for field, v in of.items()}, step)
 
@@ -146,10 +155,8 @@ class RewardMetricsLogger:
           step: as in `log_step`.
         """
         at = self._at(step)
-        given = [alerts] if isinstance(alerts, str) else alerts or ()
-        messages, error = attempt(lambda: [str(a["message"] if isinstance(a, Mapping) else a) for a in given])
-        if error is not None:
-            _logger.warning("Alerts could not be logged: %s: %s", type(error).__name__, error)
+        is_one = isinstance(alerts, str | Mapping)
+        messages = _each("alerts", lambda: [alerts] if is_one else alerts or (), _message)
         if not messages:
             return
         self._alerts.update(message.split(":")[0] for message in messages)
@@ -161,7 +168,10 @@ class RewardMetricsLogger:
 
     def close(self) -> None:
         """Log what is held back."""
-        self._use(lambda sink: sink.close())
+        if self._has_failed and self._sink is not None:
+            attempt(self._sink.close)  # what it raises has been told
+        else:
+            self._use(lambda sink: sink.close())
 
     def _log_histograms(self, sink: WandbSink, step: int) -> None:
         collected = self._collected
@@ -169,8 +179,7 @@ class RewardMetricsLogger:
         sink.log({f"{name}/histogram": sink.histogram(*d) for name, d in data.items() if len(d[0])}, step)
 
     def _log_table(self, stats: Mapping[str, RewardStats | Mapping[str, Any]], sink: WandbSink, step: int) -> None:
-        given = {name: s if isinstance(s, Mapping) else vars(s) for name, s in stats.items()}
-        rows = [[name, *(_finite(s.get(field)) for field in _OF_TABLE)] for name, s in given.items()]
+        rows = _each("reward_stats", lambda: stats.items(), _table_row)
         sink.log({"rewards/summary_table": sink.table(("reward", *_OF_TABLE), rows)}, step)
 
     def _at(self, step: Any, default: int | None = None) -> int:
@@ -187,13 +196,38 @@ class RewardMetricsLogger:
             return
         _, error = attempt(lambda: action(sink, *arguments))
         if error is not None:
-            _logger.warning("W&B did not take what was logged: %s: %s", type(error).__name__, error)
+            _logger.warning("W&B did not take what was logged: %s", in_words(error))
 
 
-def _is_loggable(value: Any) -> bool:
-    """Tell whether W&B can show it: a number that is not finite stands in no row of ours."""
-    return not isinstance(value, float | np.floating) or math.isfinite(value)
+def _each(argument: str, given: Callable[[], Any], take: Callable[[Any], T]) -> list[T]:
+    """Return what becomes of each item that is given; one that cannot be taken is told and left out."""
+    items, error = attempt(lambda: list(given()))
+    if error is not None:
+        _logger.warning("W&B: %s cannot be logged: %s", argument, in_words(error))
+    taken: list[Any] = []
+    for item in items or ():
+        result, error = attempt(partial(take, item))
+        if error is None:
+            taken.append(result)
+        else:
+            _logger.warning("W&B: %s: %s is left out: %s", argument, reprlib.repr(item), in_words(error))
+    return taken
 
 
-def _finite(value: Any) -> Any:
-    return value if _is_loggable(value) else None
+def _with_text_as_key(item: tuple[Any, Any]) -> tuple[str, Any]:
+    if not isinstance(item[0], str):
+        raise invalid("key", item[0], "a text", "Name what is logged.")
+    return item
+
+
+def _message(alert: Any) -> str:
+    message = alert.get("message") if isinstance(alert, Mapping) else alert
+    if not isinstance(message, str):
+        raise invalid("alert", alert, "a text, or a dict with a text as 'message'", "Pass what all_alerts holds.")
+    return message
+
+
+def _table_row(item: tuple[str, RewardStats | Mapping[str, Any]]) -> list[Any]:
+    name, stats = item
+    fields = stats if isinstance(stats, Mapping) else vars(stats)
+    return [name, *(finite(fields.get(field)) for field in _OF_TABLE)]

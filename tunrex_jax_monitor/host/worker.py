@@ -11,11 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.lane import Lane
 from tunrex_jax_monitor.host.latch import Latch
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.sinks.base import Sink, is_durable
+from tunrex_jax_monitor.host.sinks.base import Sink, is_durable, label_of
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _PATIENCE_SECONDS = 10.0  # that are waited for a sink that writes nothing meanwhile, however often
@@ -30,7 +30,7 @@ class SinkWorker:
         has no bound, so a durable sink that hangs costs memory.
       on_failure: called once with the exception of a sink that failed, on the worker's thread. What it raises itself
         is discarded.
-      label: what messages call the sink; its class name by default.
+      label: what messages call the sink; by default its own `label`, or else its class name.
 
     Attributes:
       error: the exception that switched the sink off, or None.
@@ -48,7 +48,7 @@ class SinkWorker:
         _require_capacity(capacity)
         self.error: Exception | None = None
         self._sink = sink
-        self._label = label or type(sink).__name__
+        self._label = label or label_of(sink)
         self._capacity = None if is_durable(sink) else capacity
         self._on_failure = on_failure
         self._accepted = self._finished = self._dropped = 0
@@ -125,8 +125,8 @@ class SinkWorker:
     def switch_off(self, error: Exception) -> None:
         """Give the sink no record any more, and say so."""
         self.error = error
-        message = "%s failed and is switched off; training goes on, and its further records are counted as dropped"
-        _attempt(lambda: _logger.error(message, self._label, exc_info=error))
+        message = "%s failed and is switched off (%s); training goes on, and its further records are counted as dropped"
+        _attempt(lambda: _logger.error(message, self._label, in_words(error), exc_info=error))
         if (notify := self._on_failure) is not None:
             _attempt(lambda: notify(error))
 

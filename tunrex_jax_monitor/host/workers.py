@@ -12,7 +12,7 @@ from tunrex_jax_monitor.host.arguments import require_callable, require_distinct
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.manifest import manifest
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.sinks.base import RunSink, Sink
+from tunrex_jax_monitor.host.sinks.base import RunSink, Sink, label_of
 from tunrex_jax_monitor.host.sinks.jsonl import JsonlSink
 from tunrex_jax_monitor.host.sinks.memory import MemorySink
 from tunrex_jax_monitor.host.worker import SinkWorker, require_sink
@@ -45,7 +45,7 @@ def start(
     Args:
       leaves_out: one that cannot is switched off instead.
     """
-    begins: list[tuple[str, Callable[[], Sink]]] = [(type(sink).__name__, partial(_begin, acc, sink)) for sink in sinks]
+    begins: list[tuple[str, Callable[[], Sink]]] = [(label_of(sink), partial(_begin, acc, sink)) for sink in sinks]
     if run_dir is not None:
         begins.append((JsonlSink.__name__, lambda: _begin(acc, JsonlSink(run_dir))))
     workers: list[SinkWorker] = []

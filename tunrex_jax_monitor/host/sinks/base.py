@@ -1,8 +1,8 @@
 """Sink: where records go, a Protocol of two methods.
 
-Any object with `write` and `close` is a sink; nothing needs to be inherited. Two things are optional: a class
-attribute `durable = True` (the sink gets every record, see `SinkWorker`), and a method `begin_run(manifest)` for a sink
-that wants to know what the run is before its first record.
+Any object with `write` and `close` is a sink; nothing needs to be inherited. Three things are optional: the class
+attributes `durable = True` (the sink gets every record, see `SinkWorker`) and `label` (what messages call it), and a
+method `begin_run(manifest)` for a sink that wants to know what the run is before its first record.
 """
 
 from collections.abc import Mapping
@@ -33,3 +33,8 @@ class RunSink(Sink, Protocol):
 def is_durable(sink: Sink) -> bool:
     """Tell whether the sink must get every record. Ordinary sinks lose records when they cannot keep up."""
     return bool(getattr(sink, "durable", False))
+
+
+def label_of(sink: Sink) -> str:
+    """Return what messages call the sink; the name of its class by default."""
+    return str(getattr(sink, "label", type(sink).__name__))

@@ -14,9 +14,11 @@ import numpy as np
 
 from tunrex_jax_monitor.device.config import as_integer, invalid, require_flag
 from tunrex_jax_monitor.host.arguments import require_mapping, require_text, require_texts
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.optional import load
 from tunrex_jax_monitor.host.record import AlertEvent, Histogram, Record
-from tunrex_jax_monitor.host.sinks.wandb_rows import SharedRun
+from tunrex_jax_monitor.host.sinks.wandb_definitions import watch_definitions
+from tunrex_jax_monitor.host.sinks.wandb_rows import SECTION, SharedRun, section_of
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _STEP = "monitoring/step"
@@ -56,6 +58,8 @@ class WandbSink:
       ImportError: wandb is not installed.
     """
 
+    label = "W&B"  # in messages
+
     def __init__(
         self,
         run: Any = None,
@@ -70,22 +74,22 @@ class WandbSink:
         notify: bool = True,
         **init: Any,
     ) -> None:
+        require_flag("own_run", own_run)
+        require_flag("notify", notify)
+        require_options(tags, config, prefix, commit)
         if own_run and run is not None:
             raise invalid("own_run", own_run, "False when a run is given", "Leave out one of the two.")
         if init and not own_run:
             raise invalid("init", sorted(init), "arguments of wandb.init with own_run=True", "Add own_run=True.")
-        for name, flag in {"own_run": own_run, "commit": commit, "notify": notify}.items():
-            require_flag(name, flag)
         if run is not None and not callable(getattr(run, "log", None)):
             raise invalid("run", run, "what wandb.init() returned", "Leave it out for the active run.")
-        require_text("prefix", prefix)
-        require_texts("tags", tags)
-        require_mapping("config", config)
         self._wandb = load("wandb", "wandb")  # 0.9 s, so only where it is used
+        watch_definitions(self._wandb.Run)  # before the owner defines what belongs to the run
         self._run, self._own, self._init = run, own_run, init
         self._every = as_integer("histogram_frequency", histogram_frequency, 1)
         self._bins = None if histogram_bins is None else as_integer("histogram_bins", histogram_bins, 1, 512)
         self._tags, self._config, self._notify = tuple(tags), dict(config or {}), notify
+        self._section: dict[str, Any] = {}  # of ours in the run's configuration
         self._commits, self._prefix = bool(commit or own_run), prefix
         self._alerted: dict[str, float] = {}
         self._alerts: deque[AlertEvent] = deque(maxlen=_ALERTS)
@@ -96,17 +100,21 @@ class WandbSink:
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
         """Open the run, if it is to be our own, and give it the monitor's configuration."""
-        self._config = {"tunrex_jax_monitor": manifest.get("config", {}), **self._config}
+        self._section = dict(manifest.get("config", {}))
         if self._own:
-            given = {"config": self._config, "tags": self._tags or None, **self._init}
+            config = {SECTION: self._section, **self._config}
+            given = {"config": config, "tags": self._tags or None, **self._init}
             self._run = self._wandb.init(reinit="create_new", **given)
         elif self._active() is not None:  # the first record may come when the run is over
             self._find()
 
     def write(self, record: Record) -> None:
         """Log one record; without a run, say so once and go on."""
-        at = None if self._closed else self._find()
-        if at is None:
+        if self._closed:  # the last record comes once more then, for sinks that are still open
+            if self._last is not None and record.step > self._last.step:
+                self._tell_of_loss()
+            return
+        if (at := self._find()) is None:
             return
         self._log(at, self._row(record), record.step)
         self._alert(record)
@@ -114,10 +122,13 @@ class WandbSink:
         self._records += 1
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
-        """Log a row of your own by the same rules, at your step; it must not hold keys of the records."""
-        at = self._find()
-        if at is not None:
-            self._log(at, values, step)
+        """Log a row of your own by the same rules, at your step; it must not hold keys of the records.
+
+        A number that is not finite is left out, wherever it stands: see `finite`.
+        """
+        at, kept = self._find(), finite(values)
+        if at is not None and kept is not None:
+            self._log(at, kept, step)
 
     def log_alert(self, title: str, text: str) -> None:
         """Send an alert, unless one of this title went out within five minutes."""
@@ -136,8 +147,8 @@ class WandbSink:
 
     def close(self) -> None:
         """Log the table of alerts and the run summary; finish the run if it is our own. Held rows go out at its end."""
-        at, closed, self._closed = self._find(), self._closed, True
-        if closed or at is None:
+        at, self._closed = None if self._closed else self._find(), True
+        if at is None:
             return
         if self._alerts:
             rows = [[getattr(event, column) for column in _COLUMNS] for event in self._alerts]
@@ -153,27 +164,30 @@ class WandbSink:
         """Return the run to log to; another than before where the owner has opened another since."""
         run = self._active()
         if run is None:
-            if not self._told:
-                self._told = True
-                _logger.warning(_NO_RUN if self._joined is None else _FINISHED % self._records)
+            self._tell_of_loss()
             return None
         if self._joined is None or self._joined.run is not run:
             self._joined = self._join(run)
         return self._joined
+
+    def _tell_of_loss(self) -> None:
+        if not self._told:
+            self._told = True
+            _logger.warning(_NO_RUN if self._joined is None else _FINISHED % self._records)
 
     def _active(self) -> Any:
         run = self._wandb.run if self._run is None else self._run
         return None if getattr(run, "_is_finished", False) else run
 
     def _join(self, run: Any) -> "_Joined":
-        self._told = False
-        if self._own:
+        self._told = is_disabled = bool(getattr(run, "disabled", False))
+        if self._own or is_disabled:  # nobody else's rows are in it
             return _Joined(run, self._prefix, None)
-        shared = SharedRun.of(run)
-        joined = _Joined(run, shared.claim(self._prefix), shared)
-        run.config.update(self._config, allow_val_change=True)
+        section = {section_of(run): self._section} if self._section else {}
+        shared = SharedRun.of(run)  # it looks whether the section is there already
+        run.config.update({**section, **self._config}, allow_val_change=True)
         run.tags = (*(run.tags or ()), *(tag for tag in self._tags if tag not in (run.tags or ())))
-        return joined
+        return _Joined(run, shared.claim(self._prefix), shared)
 
     def _log(self, at: "_Joined", values: Mapping[str, Any], step: int) -> None:
         at.log({**values, _STEP: step}, commit=self._commits)
@@ -219,6 +233,31 @@ class _Joined:
 
     def _prefixed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {self.prefix + key: value for key, value in values.items()}
+
+
+def require_options(tags: object, config: object, prefix: object, commit: object) -> None:
+    """Refuse what is wrong in the arguments that say how rows come to a run."""
+    require_texts("tags", tags)
+    require_mapping("config", config)
+    require_text("prefix", prefix)
+    require_flag("commit", commit)
+
+
+def finite(value: Any) -> Any:
+    """Return a value without the numbers in it that are not finite; None where it is one, or nothing else is left.
+
+    In a list each becomes None, so that the others keep their places; an array becomes flat without them.
+    """
+    if isinstance(value, Mapping):
+        kept = {key: finite(item) for key, item in value.items()}
+        return {key: item for key, item in kept.items() if item is not None} or None
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) or hasattr(value, "dtype"):
+        is_finite, _ = attempt(lambda: np.isfinite(np.asarray(value)))
+        if is_finite is not None and not np.all(is_finite):  # None of texts
+            return np.asarray(value)[is_finite] if np.any(is_finite) else None
+    return value
 
 
 def coarsen(histogram: Histogram, bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ open when we come cannot be seen, so our first row waits for their next one, whe
 """
 
 import atexit
-import inspect
 import logging
 import os
 import threading
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.sinks.wandb_definitions import Definitions
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _HELD = 10_000  # rows; each is some kB
@@ -28,7 +28,7 @@ _TOLD_AT = 20
 _ATTRIBUTE = "_tunrex_jax_monitor"
 _MAKING = threading.Lock()
 _PATIENCE_SECONDS = 2.0  # that the owner waits for a call of ours to W&B's service, once
-_MARK = "tunrex_jax_monitor"  # in the configuration of a run that we have logged to
+SECTION = "tunrex_jax_monitor"  # of ours in a run's configuration
 _ASIDE = "monitor/"  # before a key that is the owner's as well
 
 
@@ -44,20 +44,18 @@ class SharedRun:
         self._run = run
         self._lock = threading.RLock()  # held from the choice of a key to the row that it is logged in
         self._ours = threading.local()
-        self._is_resumed = _MARK in run.config
+        self._is_resumed = section_of(run) in run.config
         self._taken = self._keys_of_owner()
-        self._patterns: dict[str, dict[str, Any]] = {}  # what the owner has defined for keys that begin so
-        self._defined: set[str] = set()
-        self._has_begun = False
+        self._definitions, self._defined = Definitions.of(run), set[str]()
         self._shown: dict[str, Any] = {}  # what the summary has of us before we begin
         self._open: tuple[int, set[str]] = run.step, set()  # the run's counter, and our keys in the row that is open
         self._held: deque[tuple[dict[str, Any], str]] = deque(maxlen=_HELD)
         self._newest: dict[str, Any] = {}
         self._summary_of_owner: dict[str, Any] = {}  # under keys that are in the row that is open, as ours
-        self._lost, self._is_told, self._hangs = 0, False, False
-        self._pid = os.getpid()
-        self._watch("log", self._note)
-        self._watch("define_metric", self._note_definition)
+        self._lost, self._pid = 0, os.getpid()
+        self._has_begun = self._is_told = self._hangs = False
+        self._taken |= self._definitions.follow(self._note_definition)
+        self._watch_log()
         self._watch_summary()
         self._watch_end()
 
@@ -85,14 +83,15 @@ class SharedRun:
         if prefix in self.prefixes:
             self.prefixes.remove(prefix)
 
-    def log(self, row: Mapping[str, Any], axis: str, commit: bool | None = None) -> None:
+    def log(self, row: Mapping[str, Any], axis: str, *, commit: bool = True) -> None:
         """Log a row of ours; `axis` is the key of its x axis."""
         with self._lock:
-            named, counter = self._named(row, axis), self._run.step
-            keys = {*self._keys_of_open_row(), *named}
+            named = self._named(row, axis)
+            earlier, counter = self._keys_of_open_row(), self._open[0]
             with self._as_ours():
                 self._run.log(named, commit=commit)
-            self._open = self._run.step, keys if self._run.step == counter else set()
+            now = self._run.step  # the owner may have closed a row meanwhile, before ours came or behind it
+            self._open = now, set() if commit else {*named, *(earlier if now == counter else ())}
 
     def join(self, row: Mapping[str, Any], axis: str) -> None:
         """Log a row together with the owner's, or at the end."""
@@ -154,8 +153,7 @@ class SharedRun:
             _logger.warning(message + " A prefix keeps all apart.", ", ".join(moved))
         for key in new:
             self._defined.add(names[key])
-            with self._as_ours():
-                self._run.define_metric(names[key], step_metric=None if key == axis else self._key(axis))
+            self._definitions.define(names[key], step_metric=None if key == axis else self._key(axis))
         return {names[key]: value for key, value in row.items()}
 
     def _begin(self) -> None:
@@ -179,17 +177,17 @@ class SharedRun:
         finally:
             self._ours.is_active = before
 
-    def _watch(self, name: str, note: Callable[..., object]) -> None:
-        """Let `note` see what the owner calls, before it happens."""
-        name = f"_{name}" if hasattr(self._run, f"_{name}") else name  # that is behind `wandb.log` as well
-        call = getattr(self._run, name)
+    def _watch_log(self) -> None:
+        """See what the owner logs, before it happens."""
+        name = "_log" if hasattr(self._run, "_log") else "log"  # the first is behind `wandb.log` as well
+        log = getattr(self._run, name)
 
-        def note_and_call(*args: Any, **kwargs: Any) -> Any:
+        def note_and_log(*args: Any, **kwargs: Any) -> Any:
             if not getattr(self._ours, "is_active", False):
-                attempt(lambda: note(*args, **kwargs))
-            return call(*args, **kwargs)
+                attempt(lambda: self._note(*args, **kwargs))
+            return log(*args, **kwargs)
 
-        setattr(self._run, name, note_and_call)
+        setattr(self._run, name, note_and_log)
 
     def _note(self, data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         """Take in what the owner logs."""
@@ -212,23 +210,18 @@ class SharedRun:
             if is_held:
                 self._lock.release()
 
-    def _note_definition(self, name: str, *args: Any, **kwargs: Any) -> None:
-        """Take in what the owner defines."""
-        with self._turn_of_owner():
-            if name.endswith("*"):
-                given = inspect.signature(self._run.define_metric).bind(name, *args, **kwargs).arguments
-                self._patterns[name[:-1]] = {key: value for key, value in given.items() if key != "name"}
-            else:
-                self._give_way(name)
+    def _note_definition(self, name: str) -> None:
+        """Leave a key to the owner, who is about to define it."""
+        if not name.endswith("*"):
+            with self._turn_of_owner():
+                self._give_way(name, is_defined=True)
 
-    def _give_way(self, key: str) -> None:
+    def _give_way(self, key: str, *, is_defined: bool = False) -> None:
         """Leave a key to the owner; what we have defined of it goes, or W&B would write our step into their rows."""
         is_ours = key in self._defined and key not in self._taken
         self._taken.add(key)
         if is_ours:
-            fitting = max((start for start in self._patterns if key.startswith(start)), key=len, default="")
-            with self._as_ours():
-                self._run.define_metric(key, **{**self._patterns.get(fitting, {}), "overwrite": True})
+            self._definitions.give_back(key, by_pattern=not is_defined)
 
     def _watch_summary(self) -> None:
         """See what the owner puts into the summary: a row of ours would replace it there."""
@@ -278,6 +271,13 @@ class SharedRun:
             self.summarize(self._newest)
             if self._lost:
                 _logger.warning("W&B: the oldest %d of the rows that waited for the end were given up.", self._lost)
+
+
+def section_of(run: Any) -> str:
+    """Return the key of our section in a run's configuration: another where the owner has one of that name."""
+    found = run.config.get(SECTION)
+    is_owners = found is not None and not (isinstance(found, Mapping) and "reward_names" in found)
+    return f"{SECTION}_2" if is_owners else SECTION
 
 
 def _finish_of(run: Any) -> str:
