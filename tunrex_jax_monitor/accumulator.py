@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt
 
-from tunrex_jax_monitor.device import alerts, batch, kernel, merge, summary, update
+from tunrex_jax_monitor.device import alerts, batch, kernel, merge, shards, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
 from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer, invalid
@@ -74,7 +74,8 @@ class RewardAccumulator(Config):
           ValueError: while tracing, when a name, a shape or a dtype is wrong.
         """
         step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)
-        after = update.update(self, state, step)
+        shards.check_whole(axis_name, step.raw, state)
+        after = update.update(self, shards.beside(state, step.raw), step)
         _warn_if_cut(step.raw.shape[1], state.window.shape[1])
         return after
 
