@@ -85,13 +85,13 @@ def _alike(arrays: Sequence[Array]) -> list[Array]:
     return [a if s == spread else jax.sharding.reshard(a, spread) for a, s in zip(arrays, shardings, strict=True)]
 
 
-def beside(state: Any, raw: Array) -> Any:
-    """Put a state that lies on no mesh onto that of the joined samples, if its axes are Explicit."""
-    mesh = jax.typeof(raw).sharding.mesh
+def beside(tree: Any, other: Array) -> Any:
+    """Put the arrays that lie on no mesh onto that of `other`, if its axes are Explicit: JAX does not mix the two."""
+    mesh = jax.typeof(other).sharding.mesh
     if not _has(mesh, AxisType.Explicit):
-        return state
+        return tree
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda x: jax.sharding.reshard(x, whole) if jax.typeof(x).sharding.mesh.empty else x, state)
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, whole) if jax.typeof(x).sharding.mesh.empty else x, tree)
 
 
 def join(

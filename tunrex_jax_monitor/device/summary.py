@@ -137,9 +137,9 @@ def layout_hash(config: Config, wide: bool) -> int:
 def pack(config: Config, state: MonitorState) -> UInt[Array, " n"]:
     """Return the summary of a state as one uint32 buffer."""
     summary = summarize(config, state)
-    first = jnp.full_like(summary.updates, layout_hash(config, state.window.shape[1] >= NARROW))
-    header = shards.stack([first, summary.updates])
-    return jnp.concatenate([header, *(to_words(v).reshape(-1) for v in summary if v.size)])
+    first = jnp.uint32(layout_hash(config, state.window.shape[1] >= NARROW))
+    parts = shards.beside((first, summary.updates, *summary), state.fields)
+    return jnp.concatenate([to_words(v).reshape(-1) for v in parts if v.size])
 
 
 def unpack_words(config: Config, words: np.ndarray) -> Summary:

@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 
 def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
     """Fold one step into the state; a state of another configuration is a ValueError."""
-    check(config, state)
+    state = check(config, state)
     look = partial(_look, config, given.has_lengths, given.samples)
     is_small = given.raw.size <= SMALL and not config.correlations  # those are a product of matrices
     look_fast = one_kernel(look) if is_small else look
