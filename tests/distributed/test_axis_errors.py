@@ -85,5 +85,5 @@ def test_a_state_of_its_own_on_each_shard_is_allowed():
 
 def test_update_jit_takes_a_list_of_axes_as_update_does():
     for update in (LEAN.update, LEAN.update_jit):
-        with pytest.raises(ValueError, match="axis_name: got .* outside shard_map"), support.without_runtime_types():
+        with pytest.raises(ValueError, match=r"axis_name: got .* outside shard_map"), support.without_runtime_types():
             update(LEAN.init(), {"x": np.zeros(8, np.float32)}, axis_name=["data"])
