@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt
 
-from tunrex_jax_monitor.device import alerts, batch, kernel, merge, summary, update
+from tunrex_jax_monitor.device import alerts, batch, kernel, merge, shards, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
 from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer, invalid
@@ -65,16 +65,18 @@ class RewardAccumulator(Config):
             float32.
           mask: True where a sample exists; of that shape, or a mapping from names to such masks.
           lengths: completion lengths, of that shape.
-          axis_name: inside `shard_map`, the mesh axes that the samples are sharded over, on their first axis.
+          axis_name: inside `shard_map`, the mesh axes that the samples are sharded over, on their first axis, in the
+            order of the spec: `P(("e", "d"))` goes with `("e", "d")`. Another order changes the last bits of moments.
 
         Returns:
           The next state, of the same structure, shapes and dtypes.
 
         Raises:
-          ValueError: while tracing, when a name, a shape or a dtype is wrong.
+          ValueError: while tracing, when a name, a shape, a dtype or an axis is wrong.
         """
         step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)
-        after = update.update(self, state, step)
+        shards.check_whole(axis_name, step.raw, state)
+        after = update.update(self, shards.beside(state, step.raw), step)
         _warn_if_cut(step.raw.shape[1], state.window.shape[1])
         return after
 
@@ -86,9 +88,9 @@ class RewardAccumulator(Config):
         Score a batch before it is folded in: inside its own window of n samples none can exceed sqrt(n - 1). All False
         until the window holds `min_samples`; False where a sample is masked or not finite.
         """
-        arrays = batch.to_arrays(self, rewards)
+        fields, arrays = state_lib.unpack(self, state), batch.to_arrays(self, rewards)
         step = batch.collect(self, arrays, mask, None, beside=state)
-        stats = update.window_stats(self, state.window, state_lib.unpack(self, state))
+        stats = update.window_stats(self, state.window, fields)
         outside = update.is_outside(step, *alerts.limits(stats, self))
         return {
             name: outside[i, : np.size(arrays[name])].reshape(jnp.shape(arrays[name]))
@@ -205,7 +207,13 @@ def _update_alone(
 ) -> MonitorState:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, rewards, options))):
         return acc.update(state, rewards, **options)  # part of a larger program after all
-    after: MonitorState = _update_jit(acc, state, rewards, **options)
+    if isinstance(options.get("axis_name"), list):
+        options["axis_name"] = tuple(options["axis_name"])  # static, so it has to have a hash
+    try:
+        after: MonitorState = _update_jit(acc, state, rewards, **options)
+    except TypeError:
+        state_lib.check(acc, state)
+        raise
     return after
 
 

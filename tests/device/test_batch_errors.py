@@ -143,3 +143,54 @@ def test_what_is_no_state_of_this_accumulator_is_named(state):
     for use in (FLAT.pack, lambda s: FLAT.update(s, {"a": X, "b": X}), lambda s: FLAT.merge(FLAT.init(), s)):
         with support.without_runtime_types():
             assert message(partial(use, state)).startswith("state: got ")
+
+
+USES = {
+    "update": lambda s: FLAT.update(s, {"a": X, "b": X}),
+    "update_jit": lambda s: FLAT.update_jit(s, {"a": X, "b": X}),
+    "outlier_mask": lambda s: FLAT.outlier_mask(s, {"a": X, "b": X}),
+    "merge": lambda s: FLAT.merge(FLAT.init(), s),
+    "merge into": lambda s: FLAT.merge(s, FLAT.init()),
+    "pack": FLAT.pack,
+    "summarize": FLAT.summarize,
+    "reset_interval": FLAT.reset_interval,
+    "scan_chunk": lambda s: FLAT.scan_chunk(lambda c, x: (c, {"a": x, "b": x}))((0, s), X[:, None]),
+}
+WRONG = {
+    "float32": lambda s: jax.tree.map(lambda leaf: leaf.astype(jnp.float32), s),
+    "int32": lambda s: jax.tree.map(lambda leaf: leaf.astype(jnp.int32), s),
+    "float64": lambda s: jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), s),
+    "a sketch of another size": lambda s: s._replace(sketch_low=s.sketch_low[:, 1:]),
+    "a window of no samples": lambda s: s._replace(window=s.window[:, :0]),
+    "no window": lambda s: s._replace(window=None),
+    "a text": lambda s: s._replace(window="x"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("wrong", WRONG)
+def test_every_leaf_of_a_state_is_checked_by_shape_and_dtype_wherever_one_goes_in(use, wrong):
+    if (use, wrong) == ("scan_chunk", "a text"):
+        pytest.skip("lax.scan refuses it before we see it")
+    with support.without_runtime_types():
+        text = message(lambda: USES[use](WRONG[wrong](FLAT.init())))
+    got, allowed = text.split(", allowed: ", 1)
+    assert got.startswith("state: got {")
+    assert "uint32[" in allowed
+
+
+@pytest.mark.parametrize("state", [None, {}, np.zeros(3)])
+def test_outlier_mask_names_what_is_no_state(state):
+    with support.without_runtime_types():
+        assert message(lambda: USES["outlier_mask"](state)).startswith("state: got ")
+
+
+def test_record_checks_the_dtypes_too():
+    with support.without_runtime_types():
+        assert "float32[" in message(lambda: FLAT.record(WRONG["float32"](FLAT.init())))
+        assert "'str'" in message(lambda: FLAT.record(WRONG["a text"](FLAT.init())))
+
+
+def test_a_state_of_numpy_arrays_is_a_state():
+    state = jax.device_get(FLAT.init())
+    support.assert_same_bits(FLAT.merge(state, state), FLAT.merge(FLAT.init(), FLAT.init()))

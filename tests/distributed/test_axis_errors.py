@@ -67,6 +67,23 @@ def test_a_group_that_is_split_over_shards_is_refused(spec, shape, text):
         trace(GROUPED, spec, "model", shape)
 
 
-def test_a_state_that_differs_between_shards_does_not_pass_for_a_whole_one():
-    with pytest.raises(ValueError, match="out_specs"):  # without axis_name each shard would keep its own
-        trace(LEAN, P("data"), None)
+@pytest.mark.parametrize(("axis_name", "left_out"), [(None, ("data", "model")), ("data", ("model",))])
+def test_an_axis_that_is_left_out_is_named(axis_name, left_out):
+    text = rf"axis_name: got {axis_name!r}, allowed: one with {re.escape(repr(left_out))} in it: the rewards differ"
+    with pytest.raises(ValueError, match=text):
+        trace(LEAN, P(("data", "model")), axis_name)
+
+
+def test_a_state_of_its_own_on_each_shard_is_allowed():
+    def own(x):
+        state = jax.lax.pcast(LEAN.init(), ("data",), to="varying")
+        return LEAN.pack(LEAN.update(state, {"x": x}))[None]
+
+    rows = jax.shard_map(own, mesh=MESH.make_mesh(), in_specs=P("data"), out_specs=P("data"))
+    assert jax.eval_shape(rows, np.zeros((16, 8), np.float32)).shape[0] == 4
+
+
+def test_update_jit_takes_a_list_of_axes_as_update_does():
+    for update in (LEAN.update, LEAN.update_jit):
+        with pytest.raises(ValueError, match=r"axis_name: got .* outside shard_map"), support.without_runtime_types():
+            update(LEAN.init(), {"x": np.zeros(8, np.float32)}, axis_name=["data"])

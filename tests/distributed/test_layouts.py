@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tests import datasets
 from tests.device import support
 from tests.device.support import EVERYTHING, LEAN
-from tests.distributed.layouts import AT_MOST, LAYOUTS, compiled
+from tests.distributed.layouts import AT_MOST, COLLECTIVE, LAYOUTS, compiled, place
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 
 NAMES = tuple(name for name in datasets.DATASETS if name not in ("empty", "single"))
@@ -102,3 +102,50 @@ def test_where_jit_does_not_tell_the_mesh_counts_are_the_same_and_moments_within
     support.assert_same_bits(a["exact"], b["exact"])
     sums = (v["rounded"]["moments"].sums[:2, 0, 0] for v in (a, b))
     np.testing.assert_allclose(*sums, rtol=1e-6)
+
+
+EXPLICIT = LAYOUTS["jit over an explicit axis"]
+MIXED = {  # where "x", "y", the mask of "x", and the lengths lie: P() on every device, None a constant of the program
+    "one reward on every device": (EXPLICIT.spec, PartitionSpec(), EXPLICIT.spec, EXPLICIT.spec),
+    "one reward a constant": (EXPLICIT.spec, None, EXPLICIT.spec, EXPLICIT.spec),
+    "the first reward a constant": (None, EXPLICIT.spec, EXPLICIT.spec, EXPLICIT.spec),
+    "mask and lengths on every device": (EXPLICIT.spec, EXPLICIT.spec, PartitionSpec(), PartitionSpec()),
+    "mask alone is spread": (PartitionSpec(), PartitionSpec(), EXPLICIT.spec, None),
+}
+TWO = RewardAccumulator(("x", "y"), window_size=64)
+
+
+@pytest.mark.parametrize("on_mesh", [True, False])
+@pytest.mark.parametrize("how", MIXED)
+def test_explicit_axes_take_arrays_that_lie_differently_with_one_collective(how, on_mesh):
+    mesh, rng = EXPLICIT.make_mesh(), np.random.default_rng(35)
+    given = [*rng.normal(size=(2, 16)).astype(np.float32), rng.random(16) < 0.7, np.arange(16, dtype=np.int32)]
+    placed = [a if spec is None else place(a, mesh, spec) for a, spec in zip(given, MIXED[how], strict=True)]
+
+    def step(state, arrays):
+        constant = [g if spec is None else a for g, a, spec in zip(given, arrays, MIXED[how], strict=True)]
+        x, y, mask, lengths = map(jax.numpy.asarray, constant)
+        return TWO.update(state, {"x": x, "y": y}, mask={"x": mask}, lengths=lengths)
+
+    init = place(TWO.init(), mesh, PartitionSpec()) if on_mesh else TWO.init()
+    program = jax.jit(step).lower(init, placed).compile()
+    assert len(COLLECTIVE.findall(program.as_text())) <= 1
+    x, y, mask, lengths = given
+    single = support.update(TWO, TWO.init(), {"x": x, "y": y}, mask={"x": mask}, lengths=lengths)
+    support.assert_same_bits(program(init, placed), single)
+
+
+def test_seeds_may_lie_along_an_explicit_axis():
+    mesh = EXPLICIT.make_mesh()
+    x = np.random.default_rng(36).normal(size=(8, 16)).astype(np.float32)
+    with jax.set_mesh(mesh):
+        blank = jax.tree.map(lambda leaf: np.stack([leaf] * 8), TWO.init())
+        states, seeds = place((blank, x), mesh, EXPLICIT.spec)
+        step = jax.jit(jax.vmap(lambda s, x: TWO.update(s, {"x": x, "y": jax.numpy.zeros(16)}, mask={"x": x > 0})))
+        after = step(states, seeds)
+        rows = jax.jit(jax.vmap(TWO.pack))(after)
+    for seed in range(8):
+        own = {"x": x[seed], "y": np.zeros(16, np.float32)}
+        single = support.update(TWO, TWO.init(), own, mask={"x": x[seed] > 0})
+        support.assert_same_bits(jax.tree.map(lambda leaf, seed=seed: leaf[seed], after), single)
+        np.testing.assert_array_equal(np.asarray(rows)[seed], jax.jit(TWO.pack)(single))

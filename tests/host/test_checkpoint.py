@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import pickle
+import shutil
 
 import flax.serialization
 import jax
@@ -289,6 +290,65 @@ def test_an_item_that_orbax_cannot_read_raises_or_starts_anew_as_asked(manager, 
         restore_or_init(ACC, manager)
     support.assert_same_bits(restore_or_init(ACC, manager, on_mismatch="init"), ACC.init())
     assert told()[-1].startswith("The monitor starts anew at step 7. checkpoint: got an item 'monitor' at step 7")
+
+
+def test_a_checkpoint_that_was_saved_without_items_starts_the_monitor_anew(manager, told):
+    manager.save(0, args=ocp.args.StandardSave({"w": np.ones(3)}))
+    manager.wait_until_finished()
+    support.assert_same_bits(restore_or_init(ACC, manager), ACC.init())
+    assert told() == ["The checkpoint of step 0 has no item 'monitor': the monitor starts anew."]
+
+
+def hollow(item):
+    (item / "_METADATA").write_text("{}")
+
+
+def a_file(item):
+    shutil.rmtree(item)
+    item.write_text("x")
+
+
+@pytest.mark.parametrize("damage", [hollow, a_file])
+def test_a_damaged_item_is_not_taken_for_one_that_is_missing(manager, tmp_path, saved, damage):
+    save(manager, 7, monitor=saved)
+    damage(tmp_path / "checkpoints" / "7" / "monitor")
+    with pytest.raises(ValueError, match=r"checkpoint: got an item 'monitor' at step 7 that Orbax cannot read"):
+        restore_or_init(ACC, manager)
+
+
+@pytest.mark.parametrize(
+    "known", [{"item_names": ("train",)}, {"item_handlers": {"train": ocp.StandardCheckpointHandler()}}]
+)
+def test_a_manager_that_does_not_know_the_item_is_to_be_told_of_it(manager, tmp_path, saved, known):
+    save(manager, 7, monitor=saved)
+    with ocp.CheckpointManager(tmp_path / "checkpoints", **known) as other:
+        with pytest.raises(ValueError, match=r"one that the manager knows\. Name 'monitor' in the item_names= or"):
+            restore_or_init(ACC, other)
+
+
+def test_names_of_steps_may_be_padded_and_prefixed(tmp_path, state, saved):
+    options = ocp.CheckpointManagerOptions(step_prefix="at", step_format_fixed_length=6)
+    with ocp.CheckpointManager(tmp_path / "named", options=options) as manager:
+        save(manager, 6)
+        save(manager, 7, monitor=saved)
+        support.assert_same_bits(restore_or_init(ACC, manager), state)
+        support.assert_same_bits(restore_or_init(ACC, manager, 6), ACC.init())
+
+
+def test_a_truth_is_no_step(manager, saved):
+    save(manager, 0, monitor=saved)
+    with pytest.raises(ValueError, match=r"step: got False, allowed: one of \[0\]"):
+        restore_or_init(ACC, manager, False)
+
+
+def test_a_dictionary_of_mixed_keys_is_no_checkpoint():
+    with support.without_runtime_types(), pytest.raises(ValueError, match=r"\['1', 'a'\], which does not say"):
+        from_checkpoint(ACC, {1: 2, "a": 3})
+
+
+def test_a_state_of_another_dtype_is_not_saved(state):
+    with pytest.raises(ValueError, match=r"state: got .*float32\[.*allowed: .*uint32\["):
+        to_checkpoint(ACC, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state))
 
 
 def test_a_step_that_is_not_there_is_named_beside_those_that_are(manager, saved):

@@ -286,3 +286,13 @@ def test_going_on_says_so_at_info_only(tmp_path, caplog):
     write(tmp_path, emission(0, 9))
     write(tmp_path, emission(10, 19), resume=True)
     assert caplog.messages == []
+
+
+def test_what_a_killed_process_left_half_written_goes_and_what_others_wrote_stays(tmp_path):
+    write(tmp_path, *[emission(first, first + 9) for first in (0, 10)])
+    ours = (".0123abcd.records.jsonl", ".0123abcd.manifest.json", ".0123abcd.abandoned-12.jsonl")
+    others = (".0123abcd.mine.jsonl", ".records.jsonl", ".hidden.manifest.json")
+    for name in (*ours, *others):
+        (tmp_path / name).write_text("half")
+    write(tmp_path, emission(20, 29), resume=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "records.jsonl", *others}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt
 
-from tunrex_jax_monitor.device import ema
+from tunrex_jax_monitor.device import ema, shards
 from tunrex_jax_monitor.device.bits import count_to_float
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
@@ -66,7 +66,7 @@ def advance_averages(e: Ema, step: Averages, config: Config) -> Ema:
     """Fold one step's values into the averages; NaN where there is none."""
     short, long = config.ema_alpha_short, config.ema_alpha_long
     rates = {"short": short, "long": long, "noise": long, "outliers": short, "samples": short, "zero_share": short}
-    return ema.update(e, jnp.stack(step), np.array([[rates[name]] for name in Averages._fields], np.float32))
+    return ema.update(e, shards.stack(step), np.array([[rates[name]] for name in Averages._fields], np.float32))
 
 
 class Evidence(NamedTuple):
@@ -233,7 +233,7 @@ def evaluate(e: Evidence, averages: Ema, memory: Memory, config: Config) -> Rule
 def _place(of_rewards: tuple[Array, ...], of_total: Array) -> Bool[Array, "8 rows"]:
     """Put the rules of the R rewards above that of the total; nothing else holds for the extra rows."""
     extra = of_total.shape[0] - of_rewards[0].shape[0]
-    return jnp.concatenate([jnp.pad(jnp.stack(of_rewards), ((0, 0), (0, extra))), of_total[None]])
+    return jnp.concatenate([jnp.pad(shards.stack(of_rewards), ((0, 0), (0, extra))), of_total[None]])
 
 
 class Step(NamedTuple):

@@ -65,7 +65,7 @@ def collect(
     arrays = to_arrays(config, rewards)
     shape = _check_rewards(config, arrays, axis_name)
     present = _stack_mask(config, mask, shape)
-    raw = jnp.stack([_to_float32(f"rewards[{n!r}]", arrays[n]) for n in config.reward_names])
+    raw = shards.stack([_to_float32(f"rewards[{n!r}]", arrays[n]) for n in config.reward_names])
     length_row = None
     if lengths is not None:
         given = _from_list("lengths", lengths)
@@ -119,7 +119,7 @@ def _from_list(argument: str, value: Any) -> Any:
     rows_ = [_from_list(argument, item) for item in value]
     if len({jnp.shape(row) for row in rows_}) > 1:
         raise invalid(argument, "a ragged list", "rows of one length", "Pad them, and mask what is not there.")
-    return jnp.stack(rows_) if rows_ else jnp.zeros(0, jnp.float32)
+    return shards.stack([jnp.asarray(row) for row in rows_]) if rows_ else jnp.zeros(0, jnp.float32)
 
 
 def _to_array(argument: str, value: Any) -> Array:
@@ -175,7 +175,7 @@ def _stack_mask(config: Config, mask: Samples | Mapping[str, Samples] | None, sh
         rows_ = [
             _check_mask(mask[name], shape) if name in mask else jnp.ones(shape, bool) for name in config.reward_names
         ]
-        return jnp.stack(rows_)
+        return shards.stack(rows_)
     return jnp.broadcast_to(_check_mask(mask, shape), (config.rewards, *shape))
 
 

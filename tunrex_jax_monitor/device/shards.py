@@ -5,6 +5,7 @@ single device would, so each statistic has the same bits on any number of device
 the count does not grow with the devices. Left to itself, the partitioner would gather and reduce some thirty times.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ def check_axes(axis_name: AxisName, *samples: Array | None) -> None:
         remedy = "Correct the name, or leave it out: under plain jit rewards may be sharded without it."
         raise invalid("axis_name", axis_name, allowed, remedy) from error
     wanted = _varying(jax.lax.axis_index(axis_name))  # empty with check_vma=False, which tells nothing
-    missing = wanted - frozenset().union(*map(_varying, jax.tree.leaves(samples)))
+    missing = wanted - _varying_together(samples)
     if missing:
         allowed = f"axes that the rewards are sharded over: they are the same all along {tuple(sorted(missing))}"
         raise invalid("axis_name", axis_name, allowed, "Each shard would count them again: leave that axis out.")
@@ -45,6 +46,52 @@ def check_axes(axis_name: AxisName, *samples: Array | None) -> None:
 
 def _varying(x: Array) -> frozenset[str]:
     return frozenset(jax.typeof(x).manual_axis_type.varying)
+
+
+def _varying_together(tree: Any) -> frozenset[str]:
+    return frozenset().union(*map(_varying, jax.tree.leaves(tree)))
+
+
+def check_whole(axis_name: AxisName | None, raw: Array, state: Any) -> None:
+    """Refuse joined samples that still differ along a mapped axis along which the state is the same.
+
+    Raises:
+      ValueError: each shard would make a state of its own out of the common one.
+    """
+    differ = tuple(sorted(_varying(raw) - _varying_together(state)))
+    if differ:
+        allowed = f"one with {differ} in it: the rewards differ along there, and the state does not"
+        remedy = f"Add it; for a state of its own on each shard, jax.lax.pcast(state, {differ}, to='varying') first."
+        raise invalid("axis_name", axis_name, allowed, remedy)
+
+
+def stack(arrays: Sequence[Array]) -> Array:
+    """Stack arrays as `jnp.stack` does, also where they differ in sharding, or some are constants.
+
+    On Explicit axes `jnp.stack` takes no constant under a `vmap` over them (jax 0.10); `concatenate` does.
+    """
+    return jnp.concatenate([jnp.expand_dims(array, 0) for array in _alike(arrays)])
+
+
+def _alike(arrays: Sequence[Array]) -> list[Array]:
+    """Bring arrays that differ in their first axis at most to one sharding, which joining them on Explicit axes takes.
+
+    It is that of the first array that is spread: one that is not is cut up for it without a collective.
+    """
+    shardings = [jax.typeof(array).sharding for array in arrays]  # of Explicit axes; of others the spec is empty
+    spread = next((s for s in shardings if any(axes is not None for axes in s.spec)), None)
+    if spread is None:
+        return list(arrays)
+    return [a if s == spread else jax.sharding.reshard(a, spread) for a, s in zip(arrays, shardings, strict=True)]
+
+
+def beside(tree: Any, other: Array) -> Any:
+    """Put the arrays that lie on no mesh onto that of `other`, if its axes are Explicit: JAX does not mix the two."""
+    mesh = jax.typeof(other).sharding.mesh
+    if not _has(mesh, AxisType.Explicit):
+        return tree
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, whole) if jax.typeof(x).sharding.mesh.empty else x, tree)
 
 
 def join(
@@ -72,7 +119,8 @@ def join(
         flat: tuple[Array, Array | None, Array | None] = jax.tree.map(_flat, given)
         return flat
     # Words, not floats: the bits of NaN and -0.0 survive a sum. One array, so one collective.
-    words = jnp.concatenate([to_words(x.astype(jnp.uint32) if x.dtype == bool else x) for x in jax.tree.leaves(given)])
+    leaves = _alike(jax.tree.leaves(given))
+    words = jnp.concatenate([to_words(x.astype(jnp.uint32) if x.dtype == bool else x) for x in leaves])
     words = _flat(words if mesh is None else _replicate(words, mesh))
     if axis_name is not None:
         words = _sum_of_shards(words, axis_name)
@@ -104,11 +152,15 @@ def _flat(x: Array) -> Array:
 
 def _replicate(words: Array, mesh: AbstractMesh) -> Array:
     """Gather what the partitioner has spread. Axes that the user's program names in its types need `reshard`."""
-    if any(kind == AxisType.Explicit for kind in mesh.axis_types):
+    if _has(mesh, AxisType.Explicit):
         words = jax.sharding.reshard(words, NamedSharding(mesh, PartitionSpec()))
-    if any(kind == AxisType.Auto for kind in mesh.axis_types):
+    if _has(mesh, AxisType.Auto):
         words = jax.lax.with_sharding_constraint(words, NamedSharding(mesh, PartitionSpec()))
     return words
+
+
+def _has(mesh: AbstractMesh, kind: AxisType) -> bool:
+    return any(own == kind for own in mesh.axis_types)
 
 
 def _sum_of_shards(local: Array, axis_name: AxisName) -> Array:

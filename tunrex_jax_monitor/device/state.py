@@ -6,6 +6,7 @@ alike lies in one array, and small tuples (`Clock`, `Tally` ...) name its rows: 
 RUN covers everything since `init`, INTERVAL everything since the last emission.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -135,8 +136,7 @@ def unpack(config: Config, state: MonitorState) -> Fields:
     Raises:
       ValueError: `state` is no state of this configuration.
     """
-    check(config, state)
-    return split_fields(config, state.fields)
+    return split_fields(config, check(config, state).fields)
 
 
 def pack(state: MonitorState, fields: Fields) -> MonitorState:
@@ -162,20 +162,31 @@ def sketch_of(state: MonitorState) -> Sketch:
     return Sketch(*state[3:])
 
 
-def check(config: Config, state: object) -> None:
-    """Refuse what is no state of this configuration: a ValueError."""
-    leaves = jax.tree.leaves(jax.eval_shape(lambda: init_fields(config)))
-    words = sum(math.prod(leaf.shape[:-1]) for leaf in leaves)
+def check(config: Config, state: object) -> MonitorState:
+    """Return the state as JAX arrays; what is none of this configuration, its window's size aside, is a ValueError."""
     allowed = "the MonitorState that init() or update() of this accumulator returned"
     if not isinstance(state, MonitorState):
         raise invalid("state", type(state).__name__, allowed, "Pass that, not the train state or the parameters.")
-    want = {
-        "fields": (words, batch.rows(config)),
-        "trace": (config.log_frequency, len(TraceRow._fields), batch.rows(config)),
-    }
-    got = {name: jnp.shape(getattr(state, name)) for name in want}
-    if got != want:
-        raise invalid("state", got, f"{want}, {allowed}", "A state of another configuration starts anew with init().")
+    got = {name: _kind(leaf) for name, leaf in state._asdict().items()}
+    shape = np.shape(state.window)
+    want = _kinds(config, shape[1] if len(shape) == 2 and shape[1] else config.window_size)
+    other = [name for name in want if got[name] != want[name]]
+    if other:
+        got, want = ({name: kinds[name] for name in other} for kinds in (got, want))
+        remedy = "Keep the dtypes that init() made; a state of another configuration starts anew with init()."
+        raise invalid("state", got, f"{want}, {allowed}", remedy)
+    return MonitorState(*map(jnp.asarray, state))
+
+
+@functools.cache
+def _kinds(config: Config, window_size: int) -> dict[str, str]:
+    state = jax.eval_shape(lambda: init(config, window_size))
+    return {name: _kind(leaf) for name, leaf in state._asdict().items()}
+
+
+def _kind(leaf: Any) -> str:
+    is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return f"{leaf.dtype}{list(leaf.shape)}" if is_array else type(leaf).__name__
 
 
 def _levels(config: Config) -> int:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tunrex_jax_monitor.device import batch, correlation, groups, moments
+from tunrex_jax_monitor.device import batch, correlation, groups, moments, shards
 from tunrex_jax_monitor.device.batch import LIMIT, Batch
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.groups import GroupBatch
@@ -96,7 +96,7 @@ def _reduce_groups(config: Config, given: Batch, valid: Array) -> tuple[GroupBat
     if given.has_lengths:
         lengths = groups.length_sums(given.raw, valid, config.group_size or given.raw.shape[1])
     of_groups = (none, none) if grouped is None else (grouped.std, grouped.share)
-    return grouped, jnp.stack([*of_groups, *lengths])
+    return grouped, shards.stack([*of_groups, *lengths])
 
 
 def _reduce_products(config: Config, given: Batch, valid: Array) -> tuple[correlation.CoMoments | None, Array]:

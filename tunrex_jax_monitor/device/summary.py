@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt
 
-from tunrex_jax_monitor.device import ema, histogram, window
+from tunrex_jax_monitor.device import ema, histogram, shards, window
 from tunrex_jax_monitor.device.alerts import Averages, Memory
 from tunrex_jax_monitor.device.bits import to_floats, to_words
 from tunrex_jax_monitor.device.config import Config
@@ -137,8 +137,9 @@ def layout_hash(config: Config, wide: bool) -> int:
 def pack(config: Config, state: MonitorState) -> UInt[Array, " n"]:
     """Return the summary of a state as one uint32 buffer."""
     summary = summarize(config, state)
-    header = jnp.stack([jnp.uint32(layout_hash(config, state.window.shape[1] >= NARROW)), summary.updates])
-    return jnp.concatenate([header, *(to_words(v).reshape(-1) for v in summary)])
+    first = jnp.uint32(layout_hash(config, state.window.shape[1] >= NARROW))
+    parts = shards.beside((first, summary.updates, *summary), state.fields)
+    return jnp.concatenate([to_words(v).reshape(-1) for v in parts if v.size])
 
 
 def unpack_words(config: Config, words: np.ndarray) -> Summary:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, sketch, window
+from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, shards, sketch, window
 from tunrex_jax_monitor.device.alerts import Averages, Evidence, Memory
 from tunrex_jax_monitor.device.batch import LIMIT, Batch
 from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_floats, to_words
@@ -55,7 +55,7 @@ class Seen(NamedTuple):
 
 def update(config: Config, state: MonitorState, given: Batch) -> MonitorState:
     """Fold one step into the state; a state of another configuration is a ValueError."""
-    check(config, state)
+    state = check(config, state)
     look = partial(_look, config, given.has_lengths, given.samples)
     is_small = given.raw.size <= SMALL and not config.correlations  # those are a product of matrices
     look_fast = one_kernel(look) if is_small else look
@@ -157,7 +157,7 @@ def _fold(config: Config, fields: Fields, step: Step, counters: Array, episodes:
         joint = samples_so_far(config, fields, "joint")[RUN, 0]
         products = correlation.merge(products, step.products, joint, counted.joint[0].astype(jnp.float32))
     return Fields(
-        clock=fields.clock + jnp.stack(Clock(updates=one, interval=one, events=changed)),
+        clock=fields.clock + shards.stack(Clock(updates=one, interval=one, events=changed)),
         memory=episodes.memory,
         alerts=fields.alerts + episodes.began.astype(jnp.uint32),
         events=_write_event(fields, episodes, changed),
@@ -188,7 +188,7 @@ def _count(step: Step, outliers: Array) -> Array:
     """Return everything that is counted, as one array: uint32[K, rows]."""
     rows = step.tally.valid.shape[0]
     *single, solved, atoms = step.tally._replace(outliers=outliers[:rows].astype(jnp.uint32))
-    counters = jnp.concatenate([jnp.stack(single), solved, atoms])
+    counters = jnp.concatenate([shards.stack(single), solved, atoms])
     return jnp.pad(counters, ((0, 0), (0, len(outliers) - rows)))
 
 
@@ -279,4 +279,4 @@ def _trace_row(step: Step, counted: Tally, averages: Ema, episodes: alerts.Step)
         zero_share=step.zero_share,
         alerts=alerts.step_word(episodes),
     )
-    return jnp.stack([to_words(v) for v in row])
+    return shards.stack([to_words(v) for v in row])

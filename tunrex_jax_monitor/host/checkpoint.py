@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import textwrap
 from collections.abc import Mapping
 from functools import partial
@@ -55,6 +56,7 @@ def to_checkpoint(acc: RewardAccumulator, state: MonitorState) -> dict[str, np.n
     if not isinstance(acc, RewardAccumulator) or not isinstance(state, MonitorState):
         got = f"{type(acc).__name__} and {type(state).__name__}"
         raise invalid("acc, state", got, "a RewardAccumulator and a MonitorState", "Call to_checkpoint(acc, mon).")
+    state_lib.check(acc, state)
     pending = int(_interval(acc, state))
     if pending:
         message = "A checkpoint was taken with %d steps not yet emitted. Call mon = reporter.flush(mon) before it."
@@ -130,11 +132,11 @@ def restore_or_init(
     if not isinstance(item, str) or not item:
         raise invalid("item", item, "the name that it was saved under", "Leave it out for 'monitor'.")
     known = list(manager.all_steps())
-    if step is not None and (not hasattr(step, "__index__") or step not in known):
+    if step is not None and (isinstance(step, bool) or not hasattr(step, "__index__") or step not in known):
         raise invalid("step", step, f"one of {known}", "Leave it out for the newest checkpoint.")
     step = manager.latest_step() if step is None else step
     try:
-        saved = None if step is None else _read_item(manager, step, item)
+        saved = None if step is None or _is_missing(manager, step, item) else _read_item(manager, step, item)
         state = None if saved is None else from_checkpoint(acc, saved, batch_size=batch_size)
     except ValueError as error:
         if on_mismatch == "raise":
@@ -149,16 +151,25 @@ def restore_or_init(
     return state
 
 
-def _read_item(manager: Any, step: int, item: str) -> Mapping[str, Any] | None:
+def _is_missing(manager: Any, step: int, item: str) -> bool:
+    """Say whether nothing at all was saved under that name; Orbax says the same of some damage."""
+    folders = [path for path in manager.directory.iterdir() if re.fullmatch(rf"(.*_)?0*{int(step)}", path.name)]
+    if not folders:  # steps with names of the owner's own making
+        return item not in dict(manager.item_metadata(step) or {})
+    return not any((folder / item).exists() for folder in folders)
+
+
+def _read_item(manager: Any, step: int, item: str) -> Mapping[str, Any]:
     import orbax.checkpoint as ocp
 
     try:
         restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()}))
-    except KeyError:  # of what Orbax says of an item that is not there
-        return None
     except Exception as error:  # Orbax raises what its parts raise: of files, JSON, storage
         why = textwrap.shorten(str(error), 200, placeholder=" ...")
         got = f"an item {item!r} at step {step} that Orbax cannot read ({type(error).__name__}: {why})"
+        if "registered handler" in str(error):
+            remedy = f"Name {item!r} in the item_names= or item_handlers= of the manager, or leave those out."
+            raise _mismatch(got, "one that the manager knows", remedy) from error
         raise _mismatch(got, "one that is whole", _UNREADABLE) from error
     found: Mapping[str, Any] = restored[item]
     return found
@@ -193,7 +204,7 @@ def _layout(acc: Config) -> str:
 
 def _read_about(saved: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(saved, Mapping) or ABOUT not in saved:
-        got = sorted(saved) if isinstance(saved, Mapping) else type(saved).__name__
+        got = sorted(map(str, saved)) if isinstance(saved, Mapping) else type(saved).__name__
         raise _mismatch(f"{got}, which does not say what made it", "what to_checkpoint(acc, state) returned")
     try:
         about = json.loads(np.asarray(saved[ABOUT]).astype(np.uint8).tobytes())

@@ -66,6 +66,19 @@ def replacing(target: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remove_parts(directory: Path, *targets: str) -> None:
+    """Remove what processes that were killed inside `replacing` left beside their targets.
+
+    Args:
+      directory: one that no other process writes those targets in.
+      targets: patterns of their names.
+    """
+    for target in targets:
+        for part in directory.glob(f".{'[0-9a-f]' * 8}.{target}"):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
 def is_stream(path: Path) -> bool:
     """Tell whether a path is there and neither a file nor a directory: /dev/null, /dev/stdout, a named pipe."""
     return path.exists() and not path.is_file() and not path.is_dir()

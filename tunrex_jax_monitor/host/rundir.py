@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tunrex_jax_monitor.host.files import write_atomically
 from tunrex_jax_monitor.host.record import SCHEMA_VERSION, Record
 from tunrex_jax_monitor.host.schema import read_object, require_manifest
 
@@ -34,16 +35,7 @@ def write_manifest(run_dir: Path, given: Mapping[str, Any]) -> None:
 
     A reader sees the old manifest or the new one, never a part. What JSON cannot say (infinity, a dtype) becomes text.
     """
-    manifest = describe(given)
-    temporary = run_dir / f".{MANIFEST}.{os.getpid()}.tmp"
-    try:
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, run_dir / MANIFEST)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(run_dir / MANIFEST, json.dumps(describe(given), indent=2, allow_nan=False) + "\n")
 
 
 def require_same_rewards(run_dir: Path, given: Mapping[str, Any]) -> dict[str, Any]:

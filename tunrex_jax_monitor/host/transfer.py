@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, UInt
 
 from tunrex_jax_monitor.device.config import invalid
-from tunrex_jax_monitor.device.state import MonitorState, sketch_of
+from tunrex_jax_monitor.device.state import MonitorState, check, sketch_of
 from tunrex_jax_monitor.device.summary import Summary
 from tunrex_jax_monitor.host import quantiles, reading
 from tunrex_jax_monitor.host.events import AlertHistory, count_back
@@ -83,6 +83,7 @@ def _pack(acc: "RewardAccumulator", state: MonitorState) -> UInt[Array, " n"]:
 def read(acc: "RewardAccumulator", source: MonitorState | Summary, step: int | Sequence[int] | None = None) -> Record:
     """Read a state or a summary into a record; blocks. A state also gives what the run sketch knows."""
     if isinstance(source, MonitorState):
+        check(acc, source)  # here, since jit would refuse in its own words what is no array
         summary = acc.unpack(np.asarray(_pack(acc, source)))
         return with_run(acc, _to_record(acc, summary, step), summary, source)
     if isinstance(source, Summary) and np.shape(source.window)[-1] != acc.rewards:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 from tunrex_jax_monitor.host import resuming
-from tunrex_jax_monitor.host.files import append, require_writable
+from tunrex_jax_monitor.host.files import append, remove_parts, require_writable
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.rundir import MANIFEST, RECORDS, going_on, require_same_rewards, write_manifest
 
@@ -63,6 +63,7 @@ class JsonlSink:
         """Open the run: write the manifest (`config`, `devices`, ...) beside versions, host and start time."""
         file = self._opened()
         try:
+            remove_parts(self.run_dir, MANIFEST, RECORDS, "abandoned-*.jsonl")
             if self._goes_on:
                 before = require_same_rewards(self.run_dir, manifest)
                 if self._back_to is not None:
