@@ -185,6 +185,11 @@ def test_going_back_to_a_step_beyond_the_log_leaves_it(tmp_path, caplog):
     assert caplog.messages == []
 
 
+def test_a_step_to_go_back_to_without_a_run_is_told(tmp_path, caplog):
+    write(tmp_path, emission(5, 9), resume=4)
+    assert caplog.messages == [f"{tmp_path} holds no run to go back in to step 4; a new one begins."]
+
+
 def renumbered(record, update):
     return dataclasses.replace(record, update=update)
 

@@ -69,6 +69,9 @@ class JsonlSink:
                 if self._back_to is not None:
                     file = self._file = resuming.go_back(self.run_dir / RECORDS, file, self._back_to, self._lock)
                 self._last = resuming.take_up(self.run_dir / RECORDS, file)
+                if self._last is None and self._back_to:
+                    message = "%s holds no run to go back in to step %d; a new one begins."
+                    _logger.warning(message, self.run_dir, self._back_to)
                 step = None if self._last is None else self._last.step
                 manifest = going_on(before, manifest, step) if before else manifest
             write_manifest(self.run_dir, manifest)
