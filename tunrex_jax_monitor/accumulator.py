@@ -74,6 +74,7 @@ class RewardAccumulator(Config):
         Raises:
           ValueError: while tracing, when a name, a shape, a dtype or an axis is wrong.
         """
+        state = state_lib.check(self, state)
         step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)
         shards.check_whole(axis_name, step.raw, state)
         after = update.update(self, shards.beside(state, step.raw), step)

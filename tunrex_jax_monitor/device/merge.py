@@ -21,9 +21,11 @@ from tunrex_jax_monitor.device.state import (
     Fields,
     MonitorState,
     Recent,
+    check,
     init_fields,
     pack,
     sketch_of,
+    split_fields,
     unpack,
 )
 from tunrex_jax_monitor.device.update import samples_so_far
@@ -31,7 +33,8 @@ from tunrex_jax_monitor.device.update import samples_so_far
 
 def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
     """Return the state after the steps of `a` and then those of `b`; a state without steps is the identity."""
-    fa, fb = unpack(config, a), unpack(config, b)
+    a, b = check(config, a), check(config, b)
+    fa, fb = split_fields(config, a.fields), split_fields(config, b.fields)
     clock_a, clock_b = Clock(*fa.clock), Clock(*fb.clock)
     merged = sketch.merge(sketch_of(a), sketch_of(b))
     return pack(a, _merge_fields(config, fa, fb))._replace(
