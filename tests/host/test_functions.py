@@ -178,6 +178,14 @@ def test_a_copy_is_the_wrapper_itself_as_with_a_function_and_pickling_leaves_cou
     assert (other.name, other.call_count, other([], ["a", "b"])) == ("named", 0, [1.0, 1.0])
 
 
+def test_a_function_without_a_return_is_told_once(caplog):
+    wrapper = RewardFunctionWrapper(lambda prompts, completions: None, "judge", listener=lambda call: True)
+    for _ in range(3):
+        assert wrapper([], ["a"]) is None
+    (message,) = caplog.messages
+    assert message == "Reward function judge returned None, which counts as NaN. Is a return missing?"
+
+
 @pytest.mark.parametrize("result", ["2", ["1", 2.0], [None, "3"], np.array(["1"]), [b"1"], 1j, [object()]])
 def test_text_is_no_number(result):
     with pytest.raises((TypeError, ValueError)):

@@ -191,7 +191,7 @@ def constant(prompts, completions, **kwargs):
     return [0.5] * len(completions)
 
 
-def test_without_update_step_every_round_is_a_step(tmp_path):
+def test_without_update_step_every_round_is_a_step(tmp_path, caplog):
     monitoring = setup(tmp_path, [constant])
     for _ in range(100):
         call(monitoring.get_wrapped_reward_functions(), 4)
@@ -199,6 +199,26 @@ def test_without_update_step_every_round_is_a_step(tmp_path):
     data = export(tmp_path)
     assert data["steps"] == list(range(100))
     assert data["stats"]["constant"]["count"] == 400
+    (message,) = caplog.messages
+    assert message.startswith("update_step was never called: each of 100 rounds")
+
+
+def test_a_trainer_that_calls_other_functions_is_told_of(tmp_path, caplog):
+    monitoring = setup(tmp_path, [constant])
+    for step in range(30):
+        monitoring.update_step(step)
+    (message,) = caplog.messages
+    assert message.startswith("10 steps have ended, and no reward function was called. Give the trainer what")
+
+
+def test_a_group_size_that_the_calls_contradict_is_told(tmp_path, caplog):
+    monitoring = setup(tmp_path, [constant], group_size=2)
+    for step in range(3):
+        call(monitoring.get_wrapped_reward_functions(), 4, num_generations=4)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    (message,) = caplog.messages
+    assert message.startswith("group_size: got 2, and calls with num_generations=4.")
 
 
 def test_what_came_after_the_last_update_step_is_one_more_step(tmp_path):
@@ -497,7 +517,9 @@ def test_bad_configuration_fails_at_once(tmp_path, options, message):
     [("windowsize", "Did you mean window_size"), ("wandb_tag", "Did you mean wandb_tags"), ("zzz", "Leave it out")],
 )
 def test_an_unknown_argument_is_refused_and_the_nearest_named(tmp_path, name, remedy):
-    with pytest.raises(TypeError, match=f"{name}: got an unknown argument, allowed: reward_functions, .* {remedy}"):
+    with pytest.raises(
+        TypeError, match=f"{name}: got an argument that does not exist. {remedy}.* Allowed: reward_functions, "
+    ):
         setup(tmp_path, [constant], **{name: 1})
 
 
@@ -876,7 +898,7 @@ def test_pictures_that_came_too_fast_are_told(tmp_path, caplog, monkeypatch):
         call(monitoring.get_wrapped_reward_functions(), 4)
         monitoring.update_step(step)
     monitoring.finalize()
-    assert "Pictures of steps 1, 2 are missing" in caplog.text
+    assert "There is no picture of step 1, 2" in caplog.text
 
 
 def test_the_documents_attributes_and_detectors_are_reachable(tmp_path):

@@ -76,4 +76,5 @@ def require_known(options: Mapping[str, object], constructor: Callable[..., obje
         if name not in fields:
             near = difflib.get_close_matches(name, known, 1)
             remedy = f"Did you mean {near[0]}?" if near else "Leave it out."
-            raise TypeError(f"{name}: got an unknown argument, allowed: {', '.join(dict.fromkeys(known))}. {remedy}")
+            got = f"{name}: got an argument that does not exist. {remedy}"
+            raise TypeError(f"{got} Allowed: {', '.join(dict.fromkeys(known))}.")

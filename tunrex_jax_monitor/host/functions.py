@@ -206,6 +206,8 @@ class RewardFunctionWrapper:
             )
 
     def _report(self, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
+        if result is None and raised is None:
+            self._tell("None", f"Reward function {self.name} returned None, which counts as NaN. Is a return missing?")
         samples, error = (NO_SAMPLE, raised) if raised is not None else attempt(lambda: capture(result))
         if isinstance(samples, np.ndarray):  # what lies on a device is not worth a wait
             with self._lock:
@@ -238,12 +240,12 @@ class RewardFunctionWrapper:
             return bound["completions"], True
         return next((value for name, value in bound.items() if "prompt" not in name), args[0]), False
 
-    def _tell(self, what: str, message: str, error: BaseException) -> None:
+    def _tell(self, what: str, message: str, error: BaseException | None = None) -> None:
         with self._lock:
             is_new = what not in self._told
             self._told.add(what)
         if is_new:
-            _logger.warning("%s: %s", message, _text_of(error))
+            _logger.warning("%s", message if error is None else f"{message}: {_text_of(error)}")
 
 
 @contextmanager

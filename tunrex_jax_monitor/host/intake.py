@@ -21,6 +21,7 @@ from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
 _MODES = 8
+_SILENT = 10  # steps without a call, from the first on, that are told
 _EXIT_SECONDS = 30.0
 _COMPILE_SECONDS = 90.0  # beyond those of the sinks: all of a short run may wait for its first step to be compiled
 
@@ -40,10 +41,10 @@ class Intake:
     def __init__(self, monitor: RewardMonitor, options: Mapping[str, Any], on_step: Callable[[int], object]) -> None:
         self.side_monitors: dict[str, RewardMonitor] = {}
         self._monitor, self._options, self._on_step = monitor, dict(options), on_step
-        learns = monitor.accumulator.group_size is None
-        self._collector = Collector(monitor.reward_names, self.set_group_size if learns else None)
+        self._collector = Collector(monitor.reward_names, self.set_group_size)
         self._background = Background("tunrex-monitor", on_loss=monitor.lose)
-        self._has_stepped = self._is_given = False
+        self._has_stepped = self._is_given = self._has_data = False
+        self._silent_steps = 0  # ended before there was data
         self._sources: list[Callable[[], object]] = []
         self._pid = os.getpid()
         monitor.closes_at_exit = False  # its first step may still be compiling then, with others behind it
@@ -149,10 +150,21 @@ class Intake:
         self._has_stepped = True
         given = [] if reward_values is None else self._collector.to_rounds(reward_values)
         rounds = self._collector.take()
+        self._has_data = self._has_data or bool(rounds or given)
+        if not self._has_data:
+            self._count_silent_step()
         if given:
             rounds["train"] = replace(rounds.get("train", []), given[0])
         if rounds:
             self._background.put(partial(self._fold, rounds, hold(step)), holds_step=True)
+
+    def _count_silent_step(self) -> None:
+        self._silent_steps += 1
+        if self._silent_steps == _SILENT:
+            self.tell(
+                f"{_SILENT} steps have ended, and no reward function was called. Give the trainer what "
+                "get_wrapped_reward_functions() returns, or update_step the samples."
+            )
 
     def _end_given_step(
         self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None
@@ -171,9 +183,17 @@ class Intake:
     def _take_rest(self) -> None:
         rounds = self._collector.take("all")
         if not self._has_stepped:
+            self._tell_of_rounds(rounds)
             self._step_by_rounds(rounds)
         elif rounds:
             self._background.put(partial(self._fold, rounds, None), holds_step=True)
+
+    def _tell_of_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
+        if count := len(rounds.get("train", [])):
+            self.tell(
+                f"update_step was never called: each of {count} rounds of calls is taken for a step. Where a step has "
+                "several, call update_step(step) behind them."
+            )
 
     def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
         """Where nobody ends steps, every round of calls is a step of its own, counted from 0."""

@@ -129,14 +129,19 @@ class RewardMonitor:
         """Learn how many completions a prompt has; no effect once there is data, or where it has been given."""
         with self._lock:
             if self.accumulator.group_size is not None:
-                return
-            if self._state is None:
+                self._tell_of_group_size(group_size)
+            elif self._state is None:
                 self.accumulator = dataclasses.replace(self.accumulator, group_size=group_size)
             else:
                 message = (
                     "There are no group statistics: that %d completions share a prompt was told after the first step."
                 )
                 _logger.warning(message + " Pass group_size=%d.", group_size, group_size)
+
+    def _tell_of_group_size(self, told: int) -> None:
+        if told != self.accumulator.group_size:
+            message = "group_size: got %d, and calls with num_generations=%d. Groups are of the first; correct it."
+            _logger.warning(message, self.accumulator.group_size, told)
 
     @property
     def global_step(self) -> int:

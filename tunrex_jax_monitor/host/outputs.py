@@ -83,7 +83,7 @@ class Outputs:
         self._child.wait(timeout_seconds)
         missing = [step for step in self._drawn if not (self.output_dir / f"dashboard_step_{step}.png").exists()]
         if missing:
-            message = "Pictures of steps %s are missing: one step is drawn at a time, and training does not wait."
+            message = "There is no picture of step %s: one step is drawn at a time, and training does not wait."
             _logger.warning(message + " Raise visualization_frequency.", ", ".join(map(str, missing)))
         if self._lock is not None:
             os.close(self._lock)
@@ -95,7 +95,8 @@ class Outputs:
             say(f"Monitoring summary saved to {self.output_dir / page}")
         say(f"Final reports saved to {self.output_dir}")
         if has_data:
-            say(f"Monitoring data saved to {self.output_dir / EXPORT}; records in {self.run_dir}")
+            records = f"; records in {self.run_dir}" if self.run_dir.is_dir() else ""  # without a step there is none
+            say(f"Monitoring data saved to {self.output_dir / EXPORT}{records}")
 
 
 class Silence:
@@ -127,7 +128,8 @@ def _usable(output_dir: str | os.PathLike[str]) -> Path:
     message = (
         "output_dir: got '%s', which cannot be written (%s). Files go to '%s'; give a directory that can be written."
     )
-    _logger.warning(message, output_dir, error, fallback)
+    why = getattr(error, "__cause__", None) or error  # what the system says, without our own words around it
+    _logger.warning(message, output_dir, why, fallback)
     return fallback
 
 

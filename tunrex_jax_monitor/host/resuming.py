@@ -138,7 +138,7 @@ def tell_seam(path: Path, last: Record, new: Record) -> None:
     if steps and before > last.update:
         _logger.warning(
             "%s: the log ends at step %d and goes on at step %d; %d updates that the restored state has seen are "
-            "missing in between. Was the log copied from somewhere before it was whole?",
+            "missing in between. Resume at the step of the checkpoint, or restore the checkpoint of that step.",
             *(path, last.step, steps[0], before - last.update),
         )
     elif steps and before < last.update:

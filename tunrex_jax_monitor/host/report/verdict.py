@@ -156,7 +156,7 @@ def _still(run: History, e: Episode, now: float | None) -> str | None:
         return _shift(run, e, now)
     texts = {
         "NONFINITE": f"NaN or infinite since step {e.first}",
-        "FLATLINE": f"flat since step {_constant_since(run, e)}",
+        "FLATLINE": _flat(run, e),
         "GROUP_COLLAPSE": f"no variance in most groups since step {e.first}",
         "SATURATION": f"at its maximum since step {e.first}",
         "NEGATIVE": f"negative since step {e.first}",
@@ -205,6 +205,15 @@ def _relative(now: float, before: float) -> str:
     if abs(before) < 1e-6 or not math.isfinite(now / before):
         return f"from {number(before)} to {number(now)}"
     return f"{100 * (now - before) / abs(before):+.0f} %"
+
+
+def _flat(run: History, e: Episode) -> str:
+    """Return which of its two kinds a FLATLINE is: one that still varies is of almost only zeros."""
+    row = int(np.searchsorted(run.steps(), e.last, side="right")) - 1
+    low, high = (run.array(f"{e.reward}/{key}")[row : row + 1] for key in ("min", "max"))
+    if (low < high).any():
+        return f"almost only zeros since step {e.first}"
+    return f"flat since step {_constant_since(run, e)}"
 
 
 def _constant_since(run: History, e: Episode) -> int:

@@ -26,7 +26,7 @@ _ALERTS = 10_000  # rows of the table
 _QUIET_SECONDS = 300.0  # between two alerts of one type and reward
 _NO_RUN = (
     "W&B: there is no active run, so nothing goes there. Call wandb.init() first, or let the monitor open a run of its "
-    "own (WandbSink(own_run=True))."
+    "own: sinks=[WandbSink(own_run=True)]."
 )
 _FINISHED = (
     "W&B: the run was finished before the monitor, after %d records; later ones are not in it. Call finalize(), or "
