@@ -217,10 +217,10 @@ class GRPOMonitoringIntegration:
     def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
         """Write what is pending when the process gets SIGTERM; then the signal does what it did before.
 
-        Until `finalize`. A handler that is there already is called at once, and what is pending is written with the
-        next `update_step`. Without one the process ends as it would have, after the flush or `grace_seconds`; nothing
-        is drawn and no `monitoring_data.json` is written, but `tunrex-jax-monitor report` reads `run_dir`. Call it on
-        the main thread, behind whatever else installs handlers.
+        Until `finalize`. A handler that is there already is called behind that, two seconds later at most, and the
+        next `update_step` writes again. Without one the process ends as it would have, after the flush or
+        `grace_seconds`; nothing is drawn and no `monitoring_data.json` is written, but `tunrex-jax-monitor report`
+        reads `run_dir`. Call it on the main thread, behind whatever else installs handlers.
 
         Raises:
           ValueError: this is not the main thread.

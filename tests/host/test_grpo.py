@@ -19,6 +19,7 @@ import pytest
 
 import tunrex_jax_monitor as trm
 from tests.device.support import without_runtime_types
+from tunrex_jax_monitor.host import intake
 
 FILES = {
     "final_dashboard.png",
@@ -666,11 +667,49 @@ def test_what_a_worker_thread_returned_belongs_to_the_step_that_ends_behind_it(t
     assert data["history"]["other"] == others
 
 
+def test_a_round_that_a_producer_is_between_two_functions_of_stays_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(intake, "_SETTLE_SECONDS", 2.0)  # on a busy machine a thread takes a while to go on
+
+    def one(completions):
+        return [1.0] * len(completions)
+
+    def two(completions):
+        return [2.0] * len(completions)
+
+    monitoring = setup(tmp_path, [one, two])
+    functions = monitoring.get_wrapped_reward_functions()
+    called, goes_on = threading.Event(), threading.Event()
+
+    def produce():
+        functions[0](["c"] * 4)
+        called.set()
+        goes_on.wait(60)
+        functions[1](["c"] * 4)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    called.wait(60)
+    monitoring.update_step(0)
+    goes_on.set()
+    producer.join()
+    monitoring.update_step(1)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert data["series"]["one/count"] == data["series"]["two/count"] == [4]
+    assert data["stats"]["one"]["run/count"] == 4
+    assert data["scalars"]["reward"] == 3.0
+
+
 @pytest.mark.parametrize("fault", ["sink", "directory"])
 def test_a_sink_that_cannot_begin_costs_itself_only(tmp_path, caplog, fault):
+    closed = []
+
     class NoServer(trm.MemorySink):
         def begin_run(self, manifest):
             raise ConnectionError("no server")
+
+        def close(self):
+            closed.append(self)
 
     kept = trm.MemorySink()
     monitoring = setup(tmp_path, [constant], sinks=[NoServer(), kept] if fault == "sink" else [kept])
@@ -685,6 +724,7 @@ def test_a_sink_that_cannot_begin_costs_itself_only(tmp_path, caplog, fault):
     assert len(kept.records) == 1
     assert (monitoring.run_dir / "records.jsonl").is_file() == (fault == "sink")
     assert kept.records[0].scalars["monitoring/dropped_records"] == 1
+    assert len(closed) == (fault == "sink")
     messages = [message for message in caplog.messages if "switched off" in message]
     assert [message.split()[0] for message in messages] == ["NoServer" if fault == "sink" else "JsonlSink"]
     assert ("no server" if fault == "sink" else "FileExistsError") in caplog.text

@@ -31,7 +31,7 @@ def test_a_repeated_reward_begins_a_new_round():
     for value in (1, 2):
         p.add("train", 1, "a", f(value))
     assert p.take("none") == {"train": [{"a": f(1)}]}
-    assert p.take("left") == {"train": [{"a": f(2)}]}
+    assert p.take("mine") == {"train": [{"a": f(2)}]}
 
 
 def test_modes_and_keys_are_kept_apart():
@@ -49,21 +49,23 @@ def on_a_thread(action, *arguments):
     thread.join()
 
 
-def test_what_another_thread_is_about_to_finish_waits(monkeypatch):
+def test_what_another_thread_goes_on_with_is_not_left():
     p = Pool(NAMES)
     on_a_thread(p.add, "train", 1, "a", f(1))
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(pool, "is_at_work", lambda thread: thread != threading.get_ident())
-        assert p.take("left") == {}
-    assert p.take("left") == {"train": [{"a": f(1)}]}
+    assert p.take() == {}
+    looks = p.look()
+    p.add("train", 1, "b", f(2))
+    assert p.take_left(looks) == {}
+    assert p.take() == {"train": [{"a": f(1), "b": f(2)}]}
 
 
-def test_what_another_thread_has_not_finished_and_is_not_at_belongs_to_the_step():
-    p, rounds = Pool(NAMES), []
-    for key in range(3):
-        on_a_thread(p.add, "train", key, "a", f(key))
-        rounds.append(p.take("left"))
-    assert rounds == [{"train": [{"a": f(key)}]} for key in range(3)]
+@pytest.mark.parametrize(("at", "is_left"), [((), True), (("a",), True), (("b",), False)])
+def test_a_round_is_left_where_its_thread_is_at_no_function_that_it_lacks(monkeypatch, at, is_left):
+    p = Pool(NAMES)
+    on_a_thread(p.add, "train", 1, "a", f(1))
+    monkeypatch.setattr(pool, "functions_of", lambda thread: at)
+    assert p.take_left(p.look()) == ({"train": [{"a": f(1)}]} if is_left else {})
+    assert p.take("all") == ({} if is_left else {"train": [{"a": f(1)}]})
 
 
 def test_of_two_rounds_of_equal_contents_each_keeps_its_own():

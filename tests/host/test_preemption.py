@@ -211,6 +211,22 @@ p.restore(); term(); say(p.pending)
     assert outcome(code) == (["top", "below", "False"], 0)
 
 
+def test_who_has_left_from_below_a_handler_of_others_does_not_end_the_process_for_the_rest():
+    code = """
+states = []
+one, two = Preemption(flush), Preemption(lambda seconds: bool(states))
+one.install()
+below = signal.getsignal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, lambda *arguments: below(*arguments))
+two.install()
+one.restore()
+term(); say("owner")
+with two: states.append("fresh")
+say("alive")
+"""
+    assert outcome(code) == (["owner"], ENDED)
+
+
 def test_on_another_thread_it_is_refused():
     raised = []
 

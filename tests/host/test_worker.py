@@ -137,6 +137,17 @@ def test_a_sink_may_say_what_it_is_called_and_an_error_without_a_text_is_named(c
     assert "The archive did not get 1 records" in caplog.text
 
 
+def test_an_error_without_a_text_that_can_be_read_is_told_all_the_same(caplog):
+    class Unreadable(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    worker = SinkWorker(Failing(error=Unreadable()))
+    put_steps(worker, range(1))
+    assert worker.close()
+    assert "Failing failed and is switched off (Unreadable); training goes on" in caplog.text
+
+
 def test_a_sink_that_has_failed_takes_no_more_records():
     reported = threading.Event()
     worker = SinkWorker(Failing(), on_failure=lambda error: reported.set())

@@ -181,12 +181,15 @@ def check(config: Config, state: object) -> MonitorState:
 @functools.cache
 def _kinds(config: Config, window_size: int) -> dict[str, str]:
     state = jax.eval_shape(lambda: init(config, window_size))
-    return {name: _kind(leaf) for name, leaf in state._asdict().items()}
+    return {name: _type(leaf) for name, leaf in state._asdict().items()}
 
 
 def _kind(leaf: Any) -> str:
-    is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-    return f"{leaf.dtype}{list(leaf.shape)}" if is_array else type(leaf).__name__
+    return _type(leaf) if isinstance(leaf, jax.Array | np.ndarray) else type(leaf).__name__
+
+
+def _type(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
 
 
 def _levels(config: Config) -> int:

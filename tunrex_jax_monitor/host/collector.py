@@ -17,7 +17,7 @@ import numpy as np
 from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, capture
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import ADVANTAGES, clean
-from tunrex_jax_monitor.host.pool import Pool, Round, round_key
+from tunrex_jax_monitor.host.pool import Look, Pool, Round, round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _REMEMBERED = 256
@@ -128,9 +128,17 @@ class Collector:
             with self._lock:
                 self._advantages.append((id(completions), samples))
 
-    def take(self, unfinished: Literal["none", "left", "all"] = "left") -> dict[str, list[Round]]:
+    def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode; see `Pool.take`."""
         return self._rewards.take(unfinished) | self.take_advantages()
+
+    def look(self) -> list[Look]:
+        """Return what other threads have begun; see `Pool.look`."""
+        return self._rewards.look()
+
+    def take_left(self, looks: Iterable[Look]) -> dict[str, list[Round]]:
+        """Take out what they have not gone on with; see `Pool.take_left`."""
+        return self._rewards.take_left(looks)
 
     def take_advantages(self, completions: Iterable[Any] | None = None) -> dict[str, list[Round]]:
         """Take out the advantages of these completions, or all."""

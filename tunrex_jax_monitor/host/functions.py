@@ -26,7 +26,7 @@ import numpy as np
 
 from tunrex_jax_monitor.device.config import invalid, require_flag
 from tunrex_jax_monitor.host.arguments import require_callable
-from tunrex_jax_monitor.host.guard import attempt
+from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.names import clean, name_of
 
 _logger = logging.getLogger("tunrex_jax_monitor")
@@ -34,7 +34,7 @@ NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 _BEYOND = 10**300  # float32
-_WORKING: dict[int, int] = {}  # calls that go on, by thread
+_AT_WORK: dict[int, list[str]] = {}  # by thread, the functions that it is in
 
 
 class Call(NamedTuple):
@@ -120,7 +120,7 @@ class RewardFunctionWrapper:
         if os.getpid() != self._pid:
             return self._reward_fn(*args, **kwargs)
         start = time.perf_counter()
-        with _at_work():
+        with _at_work(self.name):
             try:
                 result = self._reward_fn(*args, **kwargs)
             except BaseException as error:  # a call that is cancelled is none that succeeded
@@ -132,7 +132,7 @@ class RewardFunctionWrapper:
         return self._await(start, result, args, kwargs)
 
     async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        with _at_work():
+        with _at_work(self.name):
             try:
                 result = await pending
             except BaseException as error:  # a call that is cancelled is none that succeeded
@@ -199,7 +199,7 @@ class RewardFunctionWrapper:
                 self._seconds = [total + seconds, min(least, seconds), max(greatest, seconds)]
             if error is not None:
                 self.error_count += 1
-                self._errors.append(_text_of(error))
+                self._errors.append(in_words(error))
         if error is not None and self._log_errors:
             self._tell(
                 type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
@@ -245,25 +245,26 @@ class RewardFunctionWrapper:
             is_new = what not in self._told
             self._told.add(what)
         if is_new:
-            _logger.warning("%s", message if error is None else f"{message}: {_text_of(error)}")
+            _logger.warning("%s", message if error is None else f"{message}: {in_words(error)}")
 
 
 @contextmanager
-def _at_work() -> Iterator[None]:
+def _at_work(name: str) -> Iterator[None]:
     """Note that this thread is in a reward function."""
     thread = threading.get_ident()
-    _WORKING[thread] = _WORKING.get(thread, 0) + 1
+    names = _AT_WORK.setdefault(thread, [])
+    names.append(name)
     try:
         yield
     finally:
-        _WORKING[thread] -= 1
-        if not _WORKING[thread]:
-            del _WORKING[thread]
+        names.remove(name)  # of coroutines on one thread any may end first
+        if not names:
+            del _AT_WORK[thread]
 
 
-def is_at_work(thread: int) -> bool:
-    """Tell whether a thread, by its identity, is in a reward function."""
-    return thread in _WORKING
+def functions_of(thread: int) -> tuple[str, ...]:
+    """Return the names of the reward functions that a thread, by its identity, is in now."""
+    return tuple(_AT_WORK.get(thread, ()))
 
 
 def _mark_as_coroutine_function(wrapper: Any) -> None:
@@ -272,11 +273,6 @@ def _mark_as_coroutine_function(wrapper: Any) -> None:
         inspect.markcoroutinefunction(wrapper)
     else:
         wrapper._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-
-
-def _text_of(error: BaseException) -> str:
-    text, _ = attempt(lambda: str(error))  # an error of a judge may fail at that too
-    return f"{type(error).__name__}: {text}"
 
 
 def capture(result: Any) -> Any:

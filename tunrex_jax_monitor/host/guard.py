@@ -25,9 +25,10 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Return what an error says, for a message: some say nothing but what they are."""
-    return f"{type(error).__name__}: {error}".removesuffix(": ")
+    text, _ = attempt(lambda: str(error))  # an error of others may fail at that too
+    return f"{type(error).__name__}: {text or ''}".removesuffix(": ")
 
 
 def _is_of_a_signal_handler(error: Exception) -> bool:

@@ -6,7 +6,8 @@ into training or waits for a device. A forked child has none of the threads, and
 
 import atexit
 import os
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, SupportsInt
 
@@ -16,11 +17,12 @@ from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, to_samples
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
-from tunrex_jax_monitor.host.pool import Round, replace
+from tunrex_jax_monitor.host.pool import Look, Round, replace
 from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
 _MODES = 8
+_SETTLE_SECONDS = 0.02  # from the end of a step until a thread has called its next function, if it does
 _SILENT = 10  # steps without a call, from the first on, that are told
 _EXIT_SECONDS = 30.0
 _COMPILE_SECONDS = 90.0  # beyond those of the sinks: all of a short run may wait for its first step to be compiled
@@ -149,13 +151,16 @@ class Intake:
     def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
         self._has_stepped = True
         given = [] if reward_values is None else self._collector.to_rounds(reward_values)
-        rounds = self._collector.take()
-        self._has_data = self._has_data or bool(rounds or given)
+        rounds, looks = self._collector.take(), self._collector.look()
+        self._has_data = self._has_data or bool(rounds or looks or given)
         if not self._has_data:
             self._count_silent_step()
         if given:
             rounds["train"] = replace(rounds.get("train", []), given[0])
-        if rounds:
+        if looks:
+            fold = partial(self._fold_with_left, rounds, looks, time.monotonic() + _SETTLE_SECONDS)
+            self._background.put(partial(fold, hold(step)), holds_step=True)
+        elif rounds:
             self._background.put(partial(self._fold, rounds, hold(step)), holds_step=True)
 
     def _count_silent_step(self) -> None:
@@ -200,6 +205,16 @@ class Intake:
         for mode, given in rounds.items():
             for round_ in given:
                 self._background.put(partial(self._fold, {mode: [round_]}, None), holds_step=True)
+
+    def _fold_with_left(
+        self, rounds: Mapping[str, list[Round]], looks: Sequence[Look], end: float, step: SupportsInt
+    ) -> None:
+        """Fold a step, and what another thread began before its end and does not go on with: that belongs to it."""
+        time.sleep(max(0.0, end - time.monotonic()))
+        left = self._collector.take_left(looks)
+        together = {mode: [*rounds.get(mode, []), *left.get(mode, [])] for mode in {**rounds, **left}}
+        if together:
+            self._fold(together, step)
 
     def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
         """Fold a step into the states, on the thread beside the training."""

@@ -5,7 +5,7 @@ from several threads at once, training and evaluation mixed, and several to a st
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host.functions import is_at_work, to_samples
+from tunrex_jax_monitor.host.functions import functions_of, to_samples
 from tunrex_jax_monitor.host.guard import attempt
 
 _PLAIN = (str, bytes, int, float, type(None))
@@ -41,6 +41,14 @@ class _Open:
     values: Round
     thread: int  # that began it
     batch: int  # what it was given, as an object
+
+
+class Look(NamedTuple):
+    """What a round had at one time."""
+
+    at: tuple[str, int]
+    round: _Open
+    rewards: int
 
 
 class Pool:
@@ -83,22 +91,36 @@ class Pool:
             if len(found.values) == len(self._names):
                 self._close((mode, key), found)
 
-    def take(self, unfinished: Literal["none", "left", "all"] = "left") -> dict[str, list[Round]]:
+    def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode.
 
         Args:
-          unfinished: which rounds to take that lack a reward: none; those that nobody is about to finish, which are all
-            but those of another thread that is in a reward function now; or all.
+          unfinished: which rounds to take that lack a reward: none, those that this thread began, or all.
         """
         own = threading.get_ident()
         with self._lock:
             for at, rounds in list(self._open.items()):
                 for round_ in list(rounds):
-                    is_left = round_.thread == own or not is_at_work(round_.thread)
-                    if unfinished == "all" or (unfinished == "left" and is_left):
+                    if unfinished == "all" or (unfinished == "mine" and round_.thread == own):
                         self._close(at, round_)
             closed, self._closed = self._closed, {}
             return closed
+
+    def look(self) -> list[Look]:
+        """Return what there is of rounds that another thread has begun, and may go on with or not."""
+        with self._lock:
+            return [Look(at, round_, len(round_.values)) for at, rounds in self._open.items() for round_ in rounds]
+
+    def take_left(self, looks: Iterable[Look]) -> dict[str, list[Round]]:
+        """Take out the rounds that got no reward since that look, and whose thread is not about to add one."""
+        left: dict[str, list[Round]] = {}
+        with self._lock:
+            for at, round_, rewards in looks:
+                adds = any(name not in round_.values for name in functions_of(round_.thread))
+                if len(round_.values) == rewards and not adds and any(o is round_ for o in self._open.get(at, ())):
+                    self._remove(at, round_)
+                    left.setdefault(at[0], []).append(round_.values)
+        return left
 
     @property
     def waiting(self) -> int:
@@ -108,6 +130,9 @@ class Pool:
 
     def _close(self, at: tuple[str, int], round_: _Open) -> None:
         self._closed.setdefault(at[0], []).append(round_.values)
+        self._remove(at, round_)
+
+    def _remove(self, at: tuple[str, int], round_: _Open) -> None:
         rounds = self._open[at]
         rounds[:] = [other for other in rounds if other is not round_]
         if not rounds:

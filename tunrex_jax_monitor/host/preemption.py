@@ -23,6 +23,7 @@ from typing import ClassVar
 from tunrex_jax_monitor.host.guard import attempt
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_FIRST_SECONDS = 2.0  # that a handler of others waits, at most: its checkpoint is worth more than our last interval
 
 
 class Preemption:
@@ -132,18 +133,21 @@ class _Handler:
         """Write what is pending, of all at the same time; False where something has to wait for a step."""
         holders = self._every_holder()
         waiting = [holder for holder in holders if holder.pending and not holder.is_busy]
-        for holder, thread in zip(waiting, self._run(partial(_flush, holder) for holder in waiting), strict=True):
+        threads = self._run((partial(_flush, holder) for holder in waiting), self._grace_seconds)
+        for holder, thread in zip(waiting, threads, strict=True):
             holder.pending = holder.pending and not thread.is_alive()  # one that hangs is not waited for again
         return not any(holder.pending for holder in holders)
 
     def _write_first(self) -> None:
         """Write what is pending before a handler that may end the process; what follows is due with the next step."""
-        self._run(partial(attempt, partial(h.write, h.grace_seconds)) for h in self.holders if not h.is_busy)
+        seconds = min(_FIRST_SECONDS, self._grace_seconds)
+        self._run((partial(attempt, partial(h.write, seconds)) for h in self.holders if not h.is_busy), seconds)
 
-    def _run(self, jobs: Iterable[Callable[[], object]]) -> list[threading.Thread]:
+    @staticmethod
+    def _run(jobs: Iterable[Callable[[], object]], seconds: float) -> list[threading.Thread]:
         """Run jobs at the same time, each on a thread; return these, which have ended or had the time."""
         threads = [threading.Thread(target=job, daemon=True) for job in jobs]
-        end = time.monotonic() + self._grace_seconds
+        end = time.monotonic() + seconds
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -155,7 +159,7 @@ class _Handler:
 
     def end(self) -> None:
         """Send the signal again, on any thread; the handler lets it through."""
-        if self.holders:
+        if self._every_holder():
             self._is_due = True
             os.kill(os.getpid(), self._signum)
 
@@ -173,7 +177,7 @@ class _Handler:
                 self._write_first()
             self._previous(signum, frame)
         elif self.is_deadly:
-            if not self.holders or is_second or os.getpid() != self._pid or self.is_written():
+            if not self._every_holder() or is_second or os.getpid() != self._pid or self.is_written():
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
             else:

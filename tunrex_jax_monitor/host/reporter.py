@@ -205,9 +205,10 @@ class Reporter:
     def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
         """Write the pending interval when the process gets SIGTERM; then the signal does what it did before.
 
-        Until `close`. A handler that is there already is called at once; without one the process ends as it would have,
-        after the flush or `grace_seconds`. Call it on the main thread, behind whatever else installs handlers. In a
-        multi-process job it does nothing but say so: one process alone must not dispatch.
+        Until `close`. A handler that is there already is called behind that, two seconds later at most, and the next
+        step writes again. Without one the process ends as it would have, after the flush or `grace_seconds`. Call it on
+        the main thread, behind whatever else installs handlers. In a multi-process job it does nothing but say so: one
+        process alone must not dispatch.
 
         Raises:
           ValueError: this is not the main thread.

@@ -82,7 +82,10 @@ def finish(workers: Iterable[SinkWorker], end: float) -> None:
 
 def _begin(acc: RewardAccumulator, sink: Sink) -> Sink:
     if isinstance(sink, RunSink):
-        sink.begin_run(manifest(acc))
+        _, error = attempt(lambda: sink.begin_run(manifest(acc)))
+        if error is not None:
+            attempt(sink.close)  # what it has opened
+            raise error
     return sink
 
 

@@ -8,6 +8,7 @@ method `begin_run(manifest)` for a sink that wants to know what the run is befor
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 
 
@@ -37,4 +38,5 @@ def is_durable(sink: Sink) -> bool:
 
 def label_of(sink: Sink) -> str:
     """Return what messages call the sink; the name of its class by default."""
-    return str(getattr(sink, "label", type(sink).__name__))
+    label, _ = attempt(lambda: str(getattr(sink, "label", type(sink).__name__)))
+    return label or type(sink).__name__

@@ -48,6 +48,9 @@ class Definitions:
 
     def note(self, name: str, overwrite: bool | None = None, **given: Any) -> None:
         """Take in a call."""
+        axis = given.get("step_metric")
+        if axis is not None:
+            given["step_metric"] = getattr(axis, "name", axis)  # a Metric holds its run
         self._calls[name] = [*([] if overwrite else self._calls.get(name, [])), given]
 
     def define(self, key: str, **given: Any) -> None:
