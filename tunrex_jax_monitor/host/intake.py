@@ -62,7 +62,8 @@ class Intake:
         """Take in what a reward function returned; False where that cannot be one reward per completion."""
         is_recorded = self._collector.hear(call)
         if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
-            self._step_by_rounds(self._collector.take("none"))
+            for step in _one_by_one(self._collector.take("none")):
+                self._background.put(partial(self._fold, step, None), holds_step=True)
         return is_recorded
 
     def end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None = None) -> None:
@@ -183,15 +184,15 @@ class Intake:
     def _end_steps(self) -> None:
         for rest in self._sources:
             self.guard(rest)
-        self.guard(self._take_rest)
+        self._background.put(self._fold_rest)  # behind steps that wait for what other threads do
 
-    def _take_rest(self) -> None:
+    def _fold_rest(self) -> None:
         rounds = self._collector.take("all")
+        steps = [rounds] if self._has_stepped else _one_by_one(rounds)
         if not self._has_stepped:
             self._tell_of_rounds(rounds)
-            self._step_by_rounds(rounds)
-        elif rounds:
-            self._background.put(partial(self._fold, rounds, None), holds_step=True)
+        for step in filter(None, steps):
+            self.guard(partial(self._fold, step, None))
 
     def _tell_of_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
         if count := len(rounds.get("train", [])):
@@ -199,12 +200,6 @@ class Intake:
                 f"update_step was never called: each of {count} rounds of calls is taken for a step. Where a step has "
                 "several, call update_step(step) behind them."
             )
-
-    def _step_by_rounds(self, rounds: Mapping[str, list[Round]]) -> None:
-        """Where nobody ends steps, every round of calls is a step of its own, counted from 0."""
-        for mode, given in rounds.items():
-            for round_ in given:
-                self._background.put(partial(self._fold, {mode: [round_]}, None), holds_step=True)
 
     def _fold_with_left(
         self, rounds: Mapping[str, list[Round]], looks: Sequence[Look], end: float, step: SupportsInt
@@ -251,3 +246,8 @@ class Intake:
             monitor.closes_at_exit = False
             self.side_monitors[mode] = monitor
         monitor.fold(rounds, step)
+
+
+def _one_by_one(rounds: Mapping[str, list[Round]]) -> list[dict[str, list[Round]]]:
+    """Return each round as a step of its own, for where nobody ends steps."""
+    return [{mode: [round_]} for mode, given in rounds.items() for round_ in given]
