@@ -667,6 +667,17 @@ def test_what_a_worker_thread_returned_belongs_to_the_step_that_ends_behind_it(t
     assert data["history"]["other"] == others
 
 
+def test_given_values_take_the_place_of_what_a_worker_thread_returned_too(tmp_path):
+    monitoring = setup(tmp_path, [constant, lambda completions, **_: [0.0] * len(completions)], reward_names=["a", "b"])
+    with ThreadPoolExecutor(1) as executor:
+        for step in range(3):
+            executor.submit(call, monitoring.get_wrapped_reward_functions()[:1], 4).result()
+            monitoring.update_step(step, {"a": [9.0] * 4})
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert (data["steps"], data["series"]["a/count"], data["series"]["a/mean"]) == ([0, 1, 2], [4] * 3, [9.0] * 3)
+
+
 def test_a_round_that_a_producer_is_between_two_functions_of_stays_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "_SETTLE_SECONDS", 2.0)  # on a busy machine a thread takes a while to go on
 

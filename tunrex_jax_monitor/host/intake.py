@@ -156,13 +156,9 @@ class Intake:
         self._has_data = self._has_data or bool(rounds or looks or given)
         if not self._has_data:
             self._count_silent_step()
-        if given:
-            rounds["train"] = replace(rounds.get("train", []), given[0])
-        if looks:
-            fold = partial(self._fold_with_left, rounds, looks, time.monotonic() + _SETTLE_SECONDS)
+        if rounds or looks or given:
+            fold = partial(self._fold_step, rounds, looks, given, time.monotonic() + _SETTLE_SECONDS)
             self._background.put(partial(fold, hold(step)), holds_step=True)
-        elif rounds:
-            self._background.put(partial(self._fold, rounds, hold(step)), holds_step=True)
 
     def _count_silent_step(self) -> None:
         self._silent_steps += 1
@@ -201,15 +197,23 @@ class Intake:
                 "several, call update_step(step) behind them."
             )
 
-    def _fold_with_left(
-        self, rounds: Mapping[str, list[Round]], looks: Sequence[Look], end: float, step: SupportsInt
+    def _fold_step(
+        self,
+        rounds: dict[str, list[Round]],
+        looks: Sequence[Look],
+        given: Sequence[Round],
+        end: float,
+        step: SupportsInt,
     ) -> None:
-        """Fold a step, and what another thread began before its end and does not go on with: that belongs to it."""
-        time.sleep(max(0.0, end - time.monotonic()))
-        left = self._collector.take_left(looks)
-        together = {mode: [*rounds.get(mode, []), *left.get(mode, [])] for mode in {**rounds, **left}}
-        if together:
-            self._fold(together, step)
+        """Fold a step; what another thread began before its end and does not go on with belongs to it."""
+        if looks:
+            time.sleep(max(0.0, end - time.monotonic()))
+        for mode, left in self._collector.take_left(looks).items():
+            rounds.setdefault(mode, []).extend(left)
+        if given:
+            rounds["train"] = replace(rounds.get("train", []), given[0])
+        if rounds:
+            self._fold(rounds, step)
 
     def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
         """Fold a step into the states, on the thread beside the training."""
