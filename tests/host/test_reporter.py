@@ -736,7 +736,7 @@ def test_a_wrong_argument_names_got_allowed_and_remedy(tmp_path):
     assert on_record.startswith("on_record: got 3, allowed: a function, or None. Pass")
 
 
-def test_a_sink_that_cannot_begin_closes_those_that_have():
+def test_a_sink_that_cannot_begin_is_closed_with_those_that_have():
     closed = []
 
     class Begins(MemorySink):
@@ -751,8 +751,8 @@ def test_a_sink_that_cannot_begin_closes_those_that_have():
             raise ConnectionError("no server")
 
     with pytest.raises(ConnectionError, match="no server"):
-        Reporter(ACC, [Begins(), Cannot()])
-    assert len(closed) == 1
+        Reporter(ACC, [Begins(), Cannot(), Begins()])
+    assert [type(sink) for sink in closed] == [Cannot, Begins]
 
 
 # What users do wrong
