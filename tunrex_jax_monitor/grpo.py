@@ -41,7 +41,6 @@ What differs from the original, because it was wrong there (the original -> here
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, SupportsInt
 
 from tunrex_jax_monitor.device.config import as_integer, require_flag
@@ -174,8 +173,7 @@ class GRPOMonitoringIntegration:
         if self.verbose:
             say("\n" + self._banner())
         self.function_monitor = RewardFunctionMonitor(self.verbose)
-        wrap_all = partial(self.function_monitor.wrap_all, listener=self.intake.hear)
-        self._wrapped = wrap_all(self.reward_functions, self.reward_names)
+        self._wrapped = self.function_monitor.wrap_all(reward_functions, self.reward_names, listener=self.intake.hear)
 
     @property
     def use_wandb(self) -> bool:

@@ -16,8 +16,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +25,7 @@ import numpy as np
 
 from tunrex_jax_monitor.device.config import invalid, require_flag
 from tunrex_jax_monitor.host.arguments import require_callable
+from tunrex_jax_monitor.host.at_work import at_work
 from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.names import clean, name_of
 
@@ -34,7 +34,6 @@ NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
 _BEYOND = 10**300  # float32
-_AT_WORK: dict[int, list[str]] = {}  # by thread, the functions that it is in
 
 
 class Call(NamedTuple):
@@ -120,7 +119,7 @@ class RewardFunctionWrapper:
         if os.getpid() != self._pid:
             return self._reward_fn(*args, **kwargs)
         start = time.perf_counter()
-        with _at_work(self.name):
+        with at_work(self.name):
             try:
                 result = self._reward_fn(*args, **kwargs)
             except BaseException as error:  # a call that is cancelled is none that succeeded
@@ -132,7 +131,7 @@ class RewardFunctionWrapper:
         return self._await(start, result, args, kwargs)
 
     async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        with _at_work(self.name):
+        with at_work(self.name):
             try:
                 result = await pending
             except BaseException as error:  # a call that is cancelled is none that succeeded
@@ -246,25 +245,6 @@ class RewardFunctionWrapper:
             self._told.add(what)
         if is_new:
             _logger.warning("%s", message if error is None else f"{message}: {in_words(error)}")
-
-
-@contextmanager
-def _at_work(name: str) -> Iterator[None]:
-    """Note that this thread is in a reward function."""
-    thread = threading.get_ident()
-    names = _AT_WORK.setdefault(thread, [])
-    names.append(name)
-    try:
-        yield
-    finally:
-        names.remove(name)  # of coroutines on one thread any may end first
-        if not names:
-            del _AT_WORK[thread]
-
-
-def functions_of(thread: int) -> tuple[str, ...]:
-    """Return the names of the reward functions that a thread, by its identity, is in now."""
-    return tuple(_AT_WORK.get(thread, ()))
 
 
 def _mark_as_coroutine_function(wrapper: Any) -> None:

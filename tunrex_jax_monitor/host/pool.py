@@ -17,7 +17,8 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host.functions import functions_of, to_samples
+from tunrex_jax_monitor.host.at_work import functions_of
+from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.guard import attempt
 
 _PLAIN = (str, bytes, int, float, type(None))

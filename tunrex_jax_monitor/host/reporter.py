@@ -3,8 +3,7 @@
 The training thread enqueues a small jitted pack, starts an asynchronous copy and returns. Waiting for the device,
 unpacking and writing happen on other threads. Nothing here raises into training.
 
-The first call traces the pack, and another thread compiles it while training goes on; the first emission waits for what
-is left of that. Give it `log_frequency` steps and a persistent compilation cache, and there is nothing left.
+The first call traces the pack, and another thread compiles it; the first emission waits for what is left of that.
 """
 
 import atexit
@@ -274,8 +273,7 @@ class Reporter:
     def _settle(self, error: Exception | None, end: float) -> None:
         """Tell what was wrong with the last emission, and wait until the ones before it have become records."""
         if error is not None:
-            message = "The last emission of the reward monitor failed; what was written before is complete."
-            _logger.error(message, exc_info=error)
+            _logger.error("The last emission failed; what was written before is complete.", exc_info=error)
         self._builder.drain(max(0.0, end - time.monotonic()))
 
     def _emit_last(self, state: MonitorState | None) -> MonitorState | None:
