@@ -65,12 +65,17 @@ def test_rows_join_the_owners_and_carry_their_own_step(init, tmp_path):
     assert run.config["lr"] == 0.5
 
 
+def take_step(monitoring, step):
+    (function,) = monitoring.get_wrapped_reward_functions()
+    function(prompts=["p"] * 4, completions=["c"] * 4)
+    monitoring.update_step(step)
+
+
 def test_without_a_run_one_warning_and_training_goes_on(init, tmp_path, caplog):
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path, log_frequency=2)
     with caplog.at_level(logging.WARNING):
         for step in range(6):
-            monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-            monitoring.update_step(step)
+            take_step(monitoring, step)
         monitoring.finalize()
     assert caplog.text.count("W&B: there is no active run") == 1
     assert (tmp_path / "monitoring_data.json").exists()
@@ -82,8 +87,7 @@ def test_the_integration_on_somebody_elses_run_keeps_every_row_of_both(init, tmp
         [constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1, histogram_bins=4, wandb_tags=["grpo"]
     )
     for step in range(12):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
         monitoring.flush(60.0)
         owner.log({"loss": float(step)}, step=step)
     monitoring.finalize()
@@ -103,8 +107,7 @@ def test_a_run_that_is_finished_under_us_costs_a_message(init, tmp_path, caplog)
     owner = wandb.init(**init)
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
     for step in range(6):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
         monitoring.flush(60.0)
         if step == 3:
             owner.finish()
@@ -117,8 +120,7 @@ def test_a_run_that_ends_behind_the_flush_for_it_costs_no_message(init, tmp_path
     owner = wandb.init(**init)
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=3)
     for step in range(7):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
     monitoring.flush(60.0, wandb_ends=True)
     owner.finish()
     monitoring.finalize()
@@ -139,8 +141,7 @@ def test_what_the_owner_logs_after_finalize_is_not_lost(init, tmp_path):
     owner = wandb.init(**init)
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
     for step in range(8):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
     monitoring.finalize()
     for step in range(8):
         owner.log({"loss": float(step)}, step=step)
@@ -204,8 +205,7 @@ def test_wandb_that_is_killed_under_us_costs_its_rows_only(init, tmp_path, caplo
     owner = wandb.init(**init)
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
     for step in range(8):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
         monitoring.flush(60.0)
         if step == 3:
             for pid in children_named("wandb-core"):
@@ -226,8 +226,7 @@ def test_wandb_that_is_dead_at_the_start_costs_its_rows_only(init, tmp_path, cap
         os.kill(pid, signal.SIGKILL)
     monitoring = trm.setup_grpo_monitoring([constant], verbose=False, output_dir=tmp_path / "out", log_frequency=1)
     for step in range(4):
-        monitoring.get_wrapped_reward_functions()[0](prompts=["p"] * 4, completions=["c"] * 4)
-        monitoring.update_step(step)
+        take_step(monitoring, step)
     monitoring.finalize()
     assert caplog.text.count("W&B failed and is switched off") == 1
     assert len((monitoring.run_dir / "records.jsonl").read_text().splitlines()) >= 4
