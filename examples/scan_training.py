@@ -79,7 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
     numbers = jnp.arange(chunks * ACC.log_frequency).reshape(chunks, -1)
     rates = 0.02 * 4.0 ** jnp.arange(options.seeds)
     population = jax.jit(jax.vmap(train, in_axes=(0, 0, None)))
+    print("compiling the whole run into one program ...", flush=True)
+    start = time.perf_counter()
     compiled = population.lower(jnp.arange(options.seeds), rates, numbers).compile()
+    print(f"compiled in {time.perf_counter() - start:.1f} s; longer runs and more seeds do not add to it")
     start = time.perf_counter()
     _, mons, rows = jax.block_until_ready(compiled(jnp.arange(options.seeds), rates, numbers))
     seconds = time.perf_counter() - start

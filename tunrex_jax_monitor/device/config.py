@@ -13,6 +13,7 @@ import numpy as np
 RESERVED_NAMES = frozenset({"alerts", "completions", "groups", "monitoring", "reward", "reward_fn", "rewards"})
 MAX_ATOMS = 16
 MAX_COUNTED = 2**24  # a float32 counts no further
+_MAX_STEPS = 2**20  # between two emissions: the trace keeps each, 38 MB for every row
 _LARGEST, _SMALLEST = (float(v) for v in (np.finfo(np.float32).max, np.finfo(np.float32).tiny))
 
 
@@ -32,7 +33,7 @@ class Config:
       window_size: W, samples per reward that the window statistics cover.
       ema_alpha_short: rate of the short average, per step, in (0, 1].
       ema_alpha_long: rate of the long average, below the short one.
-      log_frequency: steps between two emissions, and the length of the per-step trace.
+      log_frequency: steps between two emissions, and the length of the per-step trace; at most 2^20.
       detect: "guarded" rules, the "literal" table of the original document, or "off".
       std_threshold: OUTLIER beyond this many standard deviations of the window.
       drop_threshold: DROP when the short average is below this share of the long one.
@@ -112,8 +113,8 @@ class Config:
         return len(self.reward_names)
 
     def _check_sizes(self) -> None:
-        for field, low in (("log_frequency", 1), ("min_samples", 1)):
-            _set(self, field, as_integer(field, getattr(self, field), low))
+        _set(self, "log_frequency", as_integer("log_frequency", self.log_frequency, 1, _MAX_STEPS))
+        _set(self, "min_samples", as_integer("min_samples", self.min_samples, 1))
         for field, low in (("window_size", 1), ("flatline_samples", 2)):
             _set(self, field, as_integer(field, getattr(self, field), low, MAX_COUNTED))
         for field in ("warmup_steps", "cooldown_steps"):
@@ -180,9 +181,10 @@ def require_flag(argument: str, got: object) -> None:
 def as_integer(argument: str, got: Any, low: int, high: int = 2**31 - 1) -> int:
     """Return a Python int, of an integer of Python or numpy."""
     is_whole = isinstance(got, numbers.Integral) and not isinstance(got, bool)
-    if not is_whole or not low <= int(got) <= high:
-        allowed = f"a whole number, {low} or more" + (f", at most {high}" if is_whole and int(got) > high else "")
-        raise invalid(argument, got, allowed, f"Pass {low} or more.")
+    if is_whole and int(got) > high:
+        raise invalid(argument, got, f"a whole number, {low} to {high}", f"Pass {high} or less.")
+    if not is_whole or int(got) < low:
+        raise invalid(argument, got, f"a whole number, {low} or more", f"Pass {low} or more.")
     return int(got)
 
 
