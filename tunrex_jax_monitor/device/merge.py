@@ -70,9 +70,9 @@ def _merge_fields(config: Config, a: Fields, b: Fields) -> Fields:
         events=_merge_rings(a.events, events_b, clock_a.events, clock_b.events),
         low=low,
         high=high,
-        moments=moments.merge(a.moments, b.moments, *(samples_so_far(config, f) for f in (a, b))),
+        moments=moments.merge(a.moments, b.moments, *(samples_so_far(f) for f in (a, b))),
         extremes=jnp.minimum(a.extremes, b.extremes),
-        group_means=moments.merge(a.group_means, b.group_means, *(samples_so_far(config, f, "scored") for f in (a, b))),
+        group_means=moments.merge(a.group_means, b.group_means, *(samples_so_far(f, "scored") for f in (a, b))),
         group_sums=groups.add_sums(a.group_sums, *b.group_sums),
         averages=ema.merge(a.averages, b.averages),
         recent=_merge_recent(config, a, b),
@@ -81,7 +81,7 @@ def _merge_fields(config: Config, a: Fields, b: Fields) -> Fields:
 
 
 def _merge_recent(config: Config, a: Fields, b: Fields) -> Array:
-    before, last, samples = Recent(*a.recent), Recent(*b.recent), samples_so_far(config, b)[RUN]
+    before, last, samples = Recent(*a.recent), Recent(*b.recent), samples_so_far(b)[RUN]
     goes_on = (last.repeats == samples) & (last.value == before.value)  # all of b is one value, and a ended with it
     last = last._replace(repeats=last.repeats + jnp.where(goes_on, before.repeats, 0.0))
     return jnp.where((samples > 0)[None], jnp.stack(last), a.recent)
@@ -90,7 +90,7 @@ def _merge_recent(config: Config, a: Fields, b: Fields) -> Array:
 def _merge_products(config: Config, a: Fields, b: Fields) -> CoMoments | None:
     if a.products is None or b.products is None:
         return None
-    joint = (samples_so_far(config, f, "joint")[RUN, 0] for f in (a, b))
+    joint = (samples_so_far(f, "joint")[RUN, 0] for f in (a, b))
     return correlation.merge(a.products, b.products, *joint)
 
 

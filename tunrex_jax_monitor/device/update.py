@@ -134,10 +134,10 @@ def is_outside(given: Batch, low: Array, high: Array) -> Array:
     return given.valid[:r] & ((x < low[:, None]) | (x > high[:, None]))
 
 
-def samples_so_far(config: Config, fields: Fields, name: str = "valid") -> Array:
+def samples_so_far(fields: Fields, name: str = "valid") -> Array:
     """Return a counter over both horizons, rounded: float32[2, rows]."""
-    low, high = (getattr(tally(config, limb), name) for limb in (fields.low, fields.high))
-    return count_to_float(low, high)
+    row = Tally._fields.index(name)
+    return count_to_float(fields.low[row], fields.high[row])
 
 
 def _fold(config: Config, fields: Fields, step: Step, counters: Array, episodes: alerts.Step, averages: Ema) -> Fields:
@@ -150,9 +150,9 @@ def _fold(config: Config, fields: Fields, step: Step, counters: Array, episodes:
     if step.groups is not None:
         scored = counted.scored.astype(jnp.float32)
         means = jax.tree.map(_both, step.groups.means)
-        group_means = moments.merge(group_means, means, samples_so_far(config, fields, "scored"), scored[None])
+        group_means = moments.merge(group_means, means, samples_so_far(fields, "scored"), scored[None])
     if products is not None and step.products is not None:
-        joint = samples_so_far(config, fields, "joint")[RUN, 0]
+        joint = samples_so_far(fields, "joint")[RUN, 0]
         products = correlation.merge(products, step.products, joint, counted.joint[0].astype(jnp.float32))
     return Fields(
         clock=fields.clock + shards.stack(Clock(updates=one, interval=one, events=changed)),
@@ -162,7 +162,7 @@ def _fold(config: Config, fields: Fields, step: Step, counters: Array, episodes:
         low=low,
         high=high,
         moments=moments.merge(
-            fields.moments, jax.tree.map(_both, step.moments), samples_so_far(config, fields), step.samples[None]
+            fields.moments, jax.tree.map(_both, step.moments), samples_so_far(fields), step.samples[None]
         ),
         extremes=jnp.minimum(fields.extremes, _both(step.extremes)),
         group_means=group_means,
@@ -210,7 +210,7 @@ def _place(config: Config, given: Batch, outside: Array) -> Places:
 
 
 def _rare_outliers(config: Config, fields: Fields, stats: WindowStats, added: sketch.Added) -> Array:
-    run_samples = samples_so_far(config, fields)[RUN, : config.rewards]
+    run_samples = samples_so_far(fields)[RUN, : config.rewards]
     rare = alerts.count_rare_outliers(added, run_samples, stats)
     return jnp.pad(rare, (0, fields.alerts.shape[1] - config.rewards))
 
@@ -225,8 +225,8 @@ def _judge(
     evidence = Evidence(
         stats=stats,
         varied=jnp.asarray(declared) | (low < high),
-        samples=samples_so_far(config, fields)[RUN, :r],
-        outliers=samples_so_far(config, fields, "outliers")[RUN, :r],
+        samples=samples_so_far(fields)[RUN, :r],
+        outliers=samples_so_far(fields, "outliers")[RUN, :r],
         batch_samples=counted.valid[:r].astype(jnp.float32),
         batch_outliers=counted.outliers[:r].astype(jnp.float32),
         any_outlier=any_outlier,
