@@ -171,12 +171,22 @@ def both(monitoring, learner):
     learner["attach"] = lambda trainer: trm.attach_to_tunix(trainer, monitoring)
 
 
-@pytest.mark.parametrize("prepare", [clock_of_data, clock_of_training_hooks, manager, nothing, both, attached_twice])
+def attached_beside_a_training_hook(monitoring, learner):
+    """Several updates of the optimizer, and so calls of the user's clock, before Tunix hands over the first step."""
+    clock_of_training_hooks(monitoring, learner)
+    clock = learner["attach"]
+    learner["attach"] = lambda trainer: [clock(trainer), trm.attach_to_tunix(trainer, monitoring)]
+
+
+ATTACHED = (manager, both, attached_twice, attached_beside_a_training_hook)
+
+
+@pytest.mark.parametrize("prepare", [clock_of_data, clock_of_training_hooks, nothing, *ATTACHED])
 def test_no_sample_is_lost_or_counted_twice_whoever_keeps_the_steps(example, returned, tmp_path, prepare):
     data = train(example, tmp_path, prepare, "--mini-batches", "2", "--micro-batch", "1", "--steps", "8")
     assert_all_there(data, returned)
     assert data["config"]["group_size"] == GENERATIONS
-    if prepare in (manager, both, attached_twice):
+    if prepare in ATTACHED:
         assert data["steps"] == list(range(8))
 
 
@@ -280,6 +290,53 @@ def test_steps_that_interleave_stay_apart(tmp_path):
         np.testing.assert_allclose(
             data["history"][name], [rewards_of(s)[name].mean() for s in range(10)], rtol=1e-5, atol=1e-7
         )
+
+
+@pytest.mark.parametrize("gives_values", [False, True])
+def test_a_clock_besides_ends_no_step_of_which_the_trainer_hands_over_the_rewards(tmp_path, gives_values):
+    monitoring, hook = watch(tmp_path)
+    for step in range(4):
+        completions, calls = [f"{step}-{i}" for i in range(8)], {}
+        for function in monitoring.get_wrapped_reward_functions():
+            calls[function.name] = function(prompts=["p"] * 8, completions=completions, mode="train")
+        for _ in range(3):  # updates of the optimizer
+            monitoring.update_step(step, calls if gives_values else None)
+        hook(buffer(step, [calls]))
+    monitoring.finalize()
+    data = json.loads((tmp_path / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(4))
+    assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 32)
+
+
+@pytest.mark.parametrize("steps", [3, 100])
+def test_a_hook_that_is_never_called_costs_no_step(tmp_path, steps):
+    monitoring, hook = watch(tmp_path)
+    for step in range(steps):
+        for function in monitoring.get_wrapped_reward_functions():
+            function(prompts=["p"] * 8, completions=[f"{step}-{i}" for i in range(8)], mode="train")
+        monitoring.update_step(step)
+    if steps > 64:  # too late: these are counted
+        hook(buffer(0, [rewards_of(0)]))
+    monitoring.finalize()
+    data = json.loads((tmp_path / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(steps))
+    assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 8 * steps)
+
+
+def test_a_second_run_on_a_cluster_that_is_interrupted_loses_no_step(tmp_path):
+    monitoring = trm.setup_grpo_monitoring(
+        [named(n) for n in NAMES], reward_names=NAMES, use_wandb=False, verbose=False, output_dir=tmp_path
+    )
+    made = cluster()
+    made._buffered_train_metrics, made._buffered_eval_metrics, made.global_steps = [], [], 0
+    made.actor_trainer = SimpleNamespace(close=lambda: None)
+    trm.attach_to_tunix(made, monitoring)
+    made._external_metrics_logger(buffer(0, [rewards_of(0)]))
+    made.actor_trainer.close()
+    made._external_metrics_logger(buffer(1, [rewards_of(1)]))
+    made._buffered_train_metrics.append(buffer(2, [rewards_of(2)]))
+    monitoring.finalize()
+    assert json.loads((tmp_path / "monitoring_data.json").read_text())["steps"] == [0, 1, 2]
 
 
 def test_a_logger_that_was_there_goes_on_and_ours_raises_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The original document's surface, judged by numpy on what the reward functions really returned."""
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -709,6 +710,90 @@ def test_a_round_that_a_producer_is_between_two_functions_of_stays_whole(tmp_pat
     assert data["series"]["one/count"] == data["series"]["two/count"] == [4]
     assert data["stats"]["one"]["run/count"] == 4
     assert data["scalars"]["reward"] == 3.0
+
+
+def test_functions_that_are_awaited_together_keep_their_round_where_a_step_ends_meanwhile(tmp_path):
+    async def fast(completions):
+        return [1.0] * len(completions)
+
+    async def slow(completions):
+        await goes_on.wait()
+        return [2.0] * len(completions)
+
+    monitoring = setup(tmp_path, [fast, slow])
+    goes_on = asyncio.Event()
+
+    async def train():
+        batch = [f"{goes_on}"] * 4
+        judged = asyncio.gather(*(f(batch) for f in monitoring.get_wrapped_reward_functions()))
+        await asyncio.sleep(0.01)
+        monitoring.update_step(0)
+        monitoring.flush(60.0)
+        goes_on.set()
+        await judged
+        monitoring.update_step(1)
+
+    asyncio.run(train())
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert (data["steps"], data["series"]["fast/count"], data["series"]["slow/count"]) == ([1], [4], [4])
+    assert data["scalars"]["reward"] == 3.0
+
+
+def test_functions_of_a_round_on_several_threads_stay_together(tmp_path):
+    goes_on, called = threading.Event(), threading.Event()
+
+    def fast(completions):
+        return [1.0] * len(completions)
+
+    def slow(completions):
+        called.set()
+        goes_on.wait(60)
+        return [2.0] * len(completions)
+
+    monitoring = setup(tmp_path, [fast, slow])
+    with ThreadPoolExecutor(2) as executor:
+        batch = ["c"] * 4
+        calls = [executor.submit(f, batch) for f in monitoring.get_wrapped_reward_functions()]
+        calls[0].result()
+        called.wait(60)
+        monitoring.update_step(0)
+        monitoring.flush(60.0)
+        goes_on.set()
+    monitoring.update_step(1)
+    monitoring.finalize()
+    data = export(tmp_path)
+    assert (data["steps"], data["series"]["fast/count"], data["series"]["slow/count"]) == ([1], [4], [4])
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_completions_that_a_function_changes_in_place_are_of_the_same_round(tmp_path, who):
+    def changes(completions):
+        completions[:] = [text.strip() for text in completions]
+        return [1.0] * len(completions)
+
+    def reads(completions):
+        return [2.0] * len(completions)
+
+    monitoring = setup(tmp_path, [changes, reads] if who == 0 else [reads, changes])
+    for step in range(3):
+        batch = [f" {step}"] * 4
+        for function in monitoring.get_wrapped_reward_functions():
+            function(batch)
+        monitoring.update_step(step)
+    monitoring.finalize()
+    scalars = export(tmp_path)["scalars"]
+    assert (scalars["reward"], scalars["reward_std"]) == (3.0, 0.0)
+
+
+def test_calls_behind_the_end_are_not_kept(tmp_path):
+    monitoring = setup(tmp_path, [constant])
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    monitoring.update_step(0)
+    monitoring.finalize()
+    call(monitoring.get_wrapped_reward_functions(), 4)
+    assert monitoring.intake._collector.waiting == 0
+    assert monitoring.get_wrapped_reward_functions()[0].call_count == 2
 
 
 @pytest.mark.parametrize("fault", ["sink", "directory"])

@@ -1,5 +1,7 @@
 """MetricsCollector, judged by numpy."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -27,3 +29,11 @@ def test_statistics_and_histogram_are_those_of_what_was_added():
 def test_what_is_no_number_is_refused():
     with pytest.raises(TypeError, match="allowed: numbers and None"):
         MetricsCollector().add("a", "2")
+
+
+def test_any_thread_may_add():
+    collector = MetricsCollector()
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda value: collector.add("reward", float(value)), range(400)))
+    assert len(collector) == 400
+    assert collector.get_stats("reward")["mean"] == pytest.approx(199.5)

@@ -156,7 +156,8 @@ def test_scalars_of_others_come_into_our_records():
     watched = trm.RewardMonitor(NAMES, verbose=False, sinks=[sink], extra_scalars=collector, log_frequency=4)
     for step in range(4):
         collector.log_scalar("actor/loss", np.float32(step), step=step)
-        collector.log_scalar("broken", "text")
+        for value in ("text", 10**400, np.zeros(3)):
+            collector.log_scalar("broken", value)
         collector.log_scalar("nan", float("nan"))
         collector.log_scalar("a/mean", -1.0)
         watched.update({"a": 1.0, "b": 0.0})

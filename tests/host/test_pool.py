@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tunrex_jax_monitor.host import pool
+from tunrex_jax_monitor.host.at_work import Work
 from tunrex_jax_monitor.host.pool import Pool
+from tunrex_jax_monitor.host.round_key import round_key
 
 NAMES = ("a", "b")
 
@@ -59,13 +61,40 @@ def test_what_another_thread_goes_on_with_is_not_left():
     assert p.take() == {"train": [{"a": f(1), "b": f(2)}]}
 
 
-@pytest.mark.parametrize(("at", "is_left"), [((), True), (("a",), True), (("b",), False)])
-def test_a_round_is_left_where_its_thread_is_at_no_function_that_it_lacks(monkeypatch, at, is_left):
+@pytest.mark.parametrize(
+    ("name", "batch", "is_left"),
+    [
+        ("a", 5, True),
+        ("b", 5, False),
+        ("b", 6, False),  # of no round: the thread decides
+        ("b", 7, True),  # of the other round
+    ],
+)
+def test_a_round_is_left_where_no_function_that_it_lacks_is_at_work_on_it(monkeypatch, name, batch, is_left):
     p = Pool(NAMES)
-    on_a_thread(p.add, "train", 1, "a", f(1))
-    monkeypatch.setattr(pool, "functions_of", lambda thread: at)
-    assert p.take_left(p.look()) == ({"train": [{"a": f(1)}]} if is_left else {})
-    assert p.take("all") == ({} if is_left else {"train": [{"a": f(1)}]})
+    p.add("train", 1, "a", f(1), 5)
+    p.add("train", 2, "b", f(2), 7)
+    work = Work(name, threading.get_ident(), batch)
+    monkeypatch.setattr(pool, "now", lambda: [work])
+    assert p.take_left(p.look()[:1]) == ({"train": [{"a": f(1)}]} if is_left else {})
+
+
+def test_a_round_that_a_coroutine_is_at_work_on_is_not_taken_with_the_step_of_its_thread(monkeypatch):
+    p = Pool(NAMES)
+    p.add("train", 1, "a", f(1), 5)
+    monkeypatch.setattr(pool, "now", lambda: [Work("b", threading.get_ident(), 5)])
+    assert p.take() == {}
+    assert p.take_left(p.look()) == {}
+    p.add("train", 1, "b", f(2), 5)
+    assert p.take() == {"train": [{"a": f(1), "b": f(2)}]}
+
+
+def test_completions_that_a_function_changes_are_of_the_same_round():
+    p = Pool((*NAMES, "c"))
+    p.add("train", 1, "a", f(1), key_after=2)
+    p.add("train", 2, "b", f(2), key_after=3)  # it got what the first has changed
+    p.add("train", 1, "c", f(3))  # it has a list of its own
+    assert p.take("none") == {"train": [{"a": f(1), "b": f(2), "c": f(3)}]}
 
 
 def test_of_two_rounds_of_equal_contents_each_keeps_its_own():
@@ -88,10 +117,10 @@ def test_of_two_rounds_of_equal_contents_each_keeps_its_own():
 
 def test_rounds_that_nobody_finishes_do_not_pile_up():
     p = Pool(NAMES)
-    for batch in range(1000):
-        p.add("train", 7, "a", f(batch), batch)
+    for batch in range(2000):
+        p.add("train", 7 + batch % 2 * batch, "a", f(batch), batch)  # of equal contents, and of contents of their own
     assert p.waiting > 900
-    assert len(p.take("all")["train"]) == 1000
+    assert len(p.take("all")["train"]) == 2000
 
 
 def test_rounds_of_many_threads_stay_whole():
@@ -136,11 +165,11 @@ def test_join_pads_to_whole_groups_and_masks_what_is_not_there(lengths, group, l
 
 def test_calls_of_one_round_share_their_key():
     completions = ["x"]
-    key = pool.round_key(completions, {})
-    assert key == pool.round_key(copy.deepcopy(completions), {}) != pool.round_key(["y"], {})
-    assert key == pool.round_key(None, {"prompts": ["p"], "responses": list(completions)})
-    assert pool.round_key(None, {"n": 2}) == threading.get_ident()
+    key = round_key(completions, {})
+    assert key == round_key(copy.deepcopy(completions), {}) != round_key(["y"], {})
+    assert key == round_key(None, {"prompts": ["p"], "responses": list(completions)})
+    assert round_key(None, {"n": 2}) == threading.get_ident()
     chat = [[{"role": "assistant", "content": "2"}]]
-    assert pool.round_key(chat, {}) == pool.round_key(copy.deepcopy(chat), {}) != pool.round_key([[{}]], {})
+    assert round_key(chat, {}) == round_key(copy.deepcopy(chat), {}) != round_key([[{}]], {})
     tokens = np.arange(6).reshape(2, 3)
-    assert pool.round_key(tokens, {}) == pool.round_key(tokens.copy(), {}) != pool.round_key(tokens.T, {})
+    assert round_key(tokens, {}) == round_key(tokens.copy(), {}) != round_key(tokens.T, {})

@@ -1,5 +1,6 @@
 """WandbSink, judged by reading the offline run back."""
 
+import contextlib
 import inspect
 import logging
 import os
@@ -72,6 +73,26 @@ def test_histograms_arrive_with_their_counts_and_edges(init, tmp_path):
     sink.close()
     found = wandb_reader.read(tmp_path).series("a/histogram")
     assert [(h["values"], h["bins"]) for h in found] == [([0, 7], [0.0, 0.5, 1.0]), ([2, 7], [0.0, 0.5, 1.0])]
+
+
+@pytest.mark.parametrize("through", ["reporter", "log"])
+def test_a_run_of_our_own_that_cannot_be_opened_leaves_the_owners_alone(init, tmp_path, through, monkeypatch):
+    owner = wandb.init(**init)
+
+    def refuse(**_):
+        raise RuntimeError("No API key configured")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    sink = WandbSink(own_run=True, **init)
+    if through == "reporter":
+        with pytest.raises(RuntimeError, match="No API key"):
+            Reporter(ACC, [sink])
+    else:
+        sink.log({"ours": 1.0}, 0)
+        sink.close()
+    owner.log({"loss": 1.0})
+    owner.finish()
+    assert [row["loss"] for row in wandb_reader.read(tmp_path).history] == [1.0]
 
 
 @pytest.mark.parametrize("explicit", [True, False])
@@ -455,6 +476,41 @@ def test_a_section_of_the_owners_configuration_with_our_name_is_theirs(init, tmp
     assert run.series("monitor/reward") == [-1.0] * 3
 
 
+def test_a_sink_that_two_threads_log_by_joins_the_run_once(init, tmp_path, caplog, monkeypatch):
+    owner, sink = wandb.init(**init), WandbSink()
+    both, join = threading.Barrier(2), WandbSink._join
+
+    def wait_and_join(*args):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # for the other thread, which must not come
+        return join(*args)
+
+    monkeypatch.setattr(WandbSink, "_join", wait_and_join)
+    threads = [threading.Thread(target=sink.log, args=({key: 1.0}, 0)) for key in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    owner.log({"loss": 1.0})
+    sink.close()
+    owner.finish()
+    assert "another monitor" not in caplog.text
+    assert {"a", "b"} <= {key for row in wandb_reader.read(tmp_path).history for key in row}
+
+
+def test_our_keys_have_our_axis_still_where_the_owner_has_one_of_its_name(init, tmp_path):
+    owner, sink = wandb.init(**init), WandbSink()
+    sink.log({"ours": 0.0}, 0)
+    for step in range(1, 4):
+        owner.log({"monitoring/step": 100 + step})
+        sink.log({"ours": float(step)}, step)
+    owner.finish()
+    run = wandb_reader.read(tmp_path)
+    assert run.metrics["ours"] == "monitor/monitoring/step"
+    assert {101, 102, 103} <= set(run.series("monitoring/step"))
+    assert run.series("monitor/monitoring/step")[-1] == 3
+
+
 def test_the_run_is_looked_up_when_the_reporter_starts(init, tmp_path, caplog):
     owner, sinks = wandb.init(**init), [WandbSink(), WandbSink()]
     for sink in sinks:
@@ -596,6 +652,24 @@ def test_an_argument_that_is_wrong_is_refused(given):
     (argument,) = given
     with without_runtime_types(), pytest.raises(ValueError, match=f"{argument}: got .*, allowed"):
         WandbSink(**given)
+
+
+@pytest.mark.parametrize("key", ["best", "ours"])
+def test_what_the_owner_puts_into_the_summary_asks_nothing_of_the_service(init, tmp_path, monkeypatch, key):
+    owner, sink = wandb.init(**init), WandbSink()
+    owner.log({"loss": 1.0})
+    sink.log({"ours": 2.0}, 0)
+    step = type(owner).step
+    asked = []
+    monkeypatch.setattr(type(owner), "step", property(lambda run: asked.append(run) or step.fget(run)))
+    monkeypatch.setattr(type(owner.summary), "get", lambda *_: asked.append("summary"))
+    owner.summary[key] = 3.0
+    assert not asked
+    monkeypatch.undo()
+    owner.log({"loss": 2.0})
+    sink.log({"ours": 4.0}, 1)
+    owner.finish()
+    assert wandb_reader.read(tmp_path).summary[key] == 3.0
 
 
 def test_a_service_that_hangs_with_us_does_not_hold_the_owner(init, tmp_path, monkeypatch):

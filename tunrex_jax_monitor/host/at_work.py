@@ -1,26 +1,33 @@
-"""At work: which reward functions each thread is in now, so that a round of calls that goes on is not cut off."""
+"""At work: which reward functions are being computed now, so that a round of calls that goes on is not cut off."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-_AT_WORK: dict[int, list[str]] = {}  # by thread; each thread changes its own
+
+class Work(NamedTuple):
+    """A call that has not returned."""
+
+    name: str  # of the reward function
+    thread: int
+    batch: int  # identity of what it was given
+
+
+_NOW: dict[object, Work] = {}
 
 
 @contextmanager
-def at_work(name: str) -> Iterator[None]:
-    """Note that this thread is in a reward function."""
-    thread = threading.get_ident()
-    names = _AT_WORK.setdefault(thread, [])
-    names.append(name)
+def at_work(name: str, batch: int) -> Iterator[None]:
+    """Note that this thread, or a coroutine on it, is in a reward function."""
+    token = object()
+    _NOW[token] = Work(name, threading.get_ident(), batch)
     try:
         yield
     finally:
-        names.remove(name)  # of coroutines on one thread any may end first
-        if not names:
-            _AT_WORK.pop(thread, None)
+        _NOW.pop(token, None)
 
 
-def functions_of(thread: int) -> tuple[str, ...]:
-    """Return the names of the reward functions that a thread, by its identity, is in now."""
-    return tuple(_AT_WORK.get(thread, ()))
+def now() -> list[Work]:
+    """Return the calls that have not returned, of all threads."""
+    return list(_NOW.values())

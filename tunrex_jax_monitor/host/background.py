@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane
@@ -27,15 +26,16 @@ class Background:
         self._on_loss = on_loss
         self._told: set[str] = set()
         self.is_closed = False
-        self._lane: Lane[Callable[[], object]] = Lane(lambda job: job(), name)
+        self._lane: Lane[tuple[Callable[[], object], bool]] = Lane(lambda job: self._do(*job), name)
 
     def put(self, job: Callable[[], object], *, holds_step: bool = False) -> None:
         """Take a job; where too many are waiting, one that holds a step is lost."""
-        if not self.is_closed and not (holds_step and self._lane.waiting >= _BACKLOG):
-            self._lane.put(partial(self._do, job, holds_step))
-        elif holds_step:
-            self._on_loss()
-            self._tell("dropped", "Rewards come faster than they can be folded in, or after the end; some are dropped.")
+        if self.is_closed or (holds_step and self._lane.waiting >= _BACKLOG):
+            self._drop(holds_step)
+            return
+        self._lane.put((job, holds_step))
+        if self.is_closed:  # meanwhile, so it may lie behind the end
+            self._drop_leftovers()
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until what has been put is done; False when it took too long, or after `close`."""
@@ -47,7 +47,19 @@ class Background:
         """End after what has been put; False when that took too long."""
         self.is_closed = True
         self._lane.end()
-        return self._lane.join(timeout_seconds)
+        has_ended = self._lane.join(timeout_seconds)
+        self._drop_leftovers()
+        return has_ended
+
+    def _drop_leftovers(self) -> None:
+        if not self._lane.is_alive():
+            for job in self._lane.leftovers():
+                self._drop(job is not None and job[1])
+
+    def _drop(self, holds_step: bool) -> None:
+        if holds_step:
+            self._on_loss()
+            self._tell("dropped", "Rewards come faster than they can be folded in, or after the end; some are dropped.")
 
     def _do(self, job: Callable[[], object], holds_step: bool) -> None:
         _, error = attempt(job)

@@ -17,7 +17,8 @@ import numpy as np
 from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, capture
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import ADVANTAGES, clean
-from tunrex_jax_monitor.host.pool import Look, Pool, Round, round_key
+from tunrex_jax_monitor.host.pool import Look, Pool, Round
+from tunrex_jax_monitor.host.round_key import round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _REMEMBERED = 256
@@ -55,11 +56,11 @@ class Collector:
         if not self._is_listening:
             return True
         samples = self._samples(call)
-        key = round_key(call.completions, call.keywords)  # takes time, in which nobody need wait
+        after = round_key(call.completions, call.keywords)  # takes time, in which nobody need wait
         with self._lock:
             if self._is_listening:  # without samples too, so that the round gets full
                 given = NO_SAMPLE if samples is None else samples
-                self._rewards.add(mode, key, call.name, given, batch=id(call.completions))
+                self._rewards.add(mode, call.key, call.name, given, batch=id(call.completions), key_after=after)
         return samples is not None
 
     def _samples(self, call: Call) -> Any:
@@ -132,6 +133,10 @@ class Collector:
         """Take out all rounds, by mode; see `Pool.take`."""
         return self._rewards.take(unfinished) | self.take_advantages()
 
+    def take_rounds(self) -> dict[str, list[Round]]:
+        """Take out what this thread has ended; the advantages stay."""
+        return self._rewards.take()
+
     def look(self) -> list[Look]:
         """Return what other threads have begun; see `Pool.look`."""
         return self._rewards.look()
@@ -178,4 +183,5 @@ def _length(completions: Any) -> int | None:
     """Return how many completions there are, where that can be seen."""
     if isinstance(completions, np.ndarray | jax.Array):
         return len(completions) if completions.ndim else None
-    return len(completions) if isinstance(completions, list | tuple) else None
+    is_sequence = isinstance(completions, Sequence) and not isinstance(completions, str | bytes)
+    return len(completions) if is_sequence else None

@@ -28,6 +28,7 @@ from tunrex_jax_monitor.host.arguments import require_callable
 from tunrex_jax_monitor.host.at_work import at_work
 from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.names import clean, name_of
+from tunrex_jax_monitor.host.round_key import round_key
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 NO_SAMPLE = np.zeros(0, np.float32)
@@ -47,6 +48,16 @@ class Call(NamedTuple):
     completions: Any  # what it was given as such, or else its first argument that is not of prompts, or None
     is_named: bool  # they were given as such
     keywords: Mapping[str, Any]
+    key: int  # of the round, see `round_key`, before the function has seen them
+
+
+class _Given(NamedTuple):
+    """The last fields of a `Call`."""
+
+    completions: Any
+    is_named: bool
+    keywords: Mapping[str, Any]
+    key: int
 
 
 Listener = Callable[[Call], object]  # returns False where the samples are left out of the statistics
@@ -118,31 +129,32 @@ class RewardFunctionWrapper:
         """Call the function."""
         if os.getpid() != self._pid:
             return self._reward_fn(*args, **kwargs)
+        given = self._note_given(args, kwargs)
         start = time.perf_counter()
-        with at_work(self.name):
+        with at_work(self.name, id(given.completions)):
             try:
                 result = self._reward_fn(*args, **kwargs)
             except BaseException as error:  # a call that is cancelled is none that succeeded
-                self._end(start, None, error, args, kwargs)
+                self._end(start, None, error, given)
                 raise
             if not inspect.iscoroutine(result):
-                self._end(start, result, None, args, kwargs)
+                self._end(start, result, None, given)
                 return result
-        return self._await(start, result, args, kwargs)
+        return self._await(start, result, given)
 
-    async def _await(self, start: float, pending: Awaitable[Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        with at_work(self.name):
+    async def _await(self, start: float, pending: Awaitable[Any], given: "_Given") -> Any:
+        with at_work(self.name, id(given.completions)):
             try:
                 result = await pending
             except BaseException as error:  # a call that is cancelled is none that succeeded
-                self._end(start, None, error, args, kwargs)
+                self._end(start, None, error, given)
                 raise
-            self._end(start, result, None, args, kwargs)
+            self._end(start, result, None, given)
         return result
 
-    def _end(self, start: float, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
+    def _end(self, start: float, result: Any, raised: BaseException | None, given: "_Given") -> None:
         self._count(time.perf_counter() - start, raised)
-        self._report(result, raised, args, kwargs)
+        self._report(result, raised, given)
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that the function was given, such as a weight."""
@@ -204,7 +216,7 @@ class RewardFunctionWrapper:
                 type(error).__name__, f"Reward function {self.name} raised; the error goes on to its caller", error
             )
 
-    def _report(self, result: Any, raised: BaseException | None, args: tuple[Any, ...], kwargs: Any) -> None:
+    def _report(self, result: Any, raised: BaseException | None, given: "_Given") -> None:
         if result is None and raised is None:
             self._tell("None", f"Reward function {self.name} returned None, which counts as NaN. Is a return missing?")
         samples, error = (NO_SAMPLE, raised) if raised is not None else attempt(lambda: capture(result))
@@ -217,9 +229,7 @@ class RewardFunctionWrapper:
 
         def tell() -> None:  # a result may raise wherever it is asked
             is_scalar = error is None and not isinstance(result, list | tuple) and np.ndim(result) == 0
-            completions, is_named = self._completions(args, kwargs)
-            call = Call(self.name, samples, error, is_scalar, raised is not None, completions, is_named, kwargs)
-            self._leave_out(listener(call) is False)
+            self._leave_out(listener(Call(self.name, samples, error, is_scalar, raised is not None, *given)) is False)
 
         _, failure = attempt(tell)
         if failure is not None:
@@ -228,6 +238,11 @@ class RewardFunctionWrapper:
     def _leave_out(self, is_left_out: bool) -> None:
         with self._lock:
             self.left_out_count += is_left_out
+
+    def _note_given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "_Given":
+        completions, is_named = self._completions(args, kwargs)
+        key, _ = (0, None) if self._listener is None else attempt(lambda: round_key(completions, kwargs))
+        return _Given(completions, is_named, kwargs, key or 0)
 
     def _completions(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, bool]:
         """Return the completions of a call, and whether they were named so."""

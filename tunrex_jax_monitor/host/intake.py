@@ -24,6 +24,7 @@ _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every r
 _MODES = 8
 _SETTLE_SECONDS = 0.02  # from the end of a step until a thread has called its next function, if it does
 _SILENT = 10  # steps without a call, from the first on, that are told
+_UNSURE = 64  # steps that the owner ends, before it is known whether a trainer hands over the rewards of its steps
 _EXIT_SECONDS = 30.0
 _COMPILE_SECONDS = 90.0  # beyond those of the sinks: all of a short run may wait for its first step to be compiled
 
@@ -45,9 +46,11 @@ class Intake:
         self._monitor, self._options, self._on_step = monitor, dict(options), on_step
         self._collector = Collector(monitor.reward_names, self.set_group_size)
         self._background = Background("tunrex-monitor", on_loss=monitor.lose)
-        self._has_stepped = self._is_given = self._has_data = False
+        self._has_stepped = self._has_data = False
+        self._is_given = self._is_owners = False  # what a trainer hands over counts; or what the owner ends
         self._silent_steps = 0  # ended before there was data
         self._sources: list[Callable[[], object]] = []
+        self._unsure: list[Callable[[], object]] = []  # folds of steps that a source may hand over as well
         self._pid = os.getpid()
         monitor.closes_at_exit = False  # its first step may still be compiling then, with others behind it
         self._close_at_exit = partial(self.close, _EXIT_SECONDS)
@@ -83,6 +86,20 @@ class Intake:
           completions: those of the step, as objects, to find its advantages by; all that there are by default.
         """
         self.guard(lambda: self._end_given_step(step, rounds, completions))
+
+    def end_step_of_source(self, step: SupportsInt) -> None:
+        """End a step of which a trainer has told the end, and no reward: so it hands over none."""
+        self.guard(self._settle_unsure)
+        self.guard(lambda: self._end_step(step, None, is_sure=True))
+
+    def expect_given(self) -> None:
+        """Say that rewards are being handed over by step: what the functions returned so far comes that way too."""
+        if self._is_owners:
+            self.tell("The trainer hands over rewards that update_step has ended the steps of; those are counted.")
+        elif not self._is_given:
+            self._is_given = self._has_stepped = True
+            self._unsure.clear()
+            self._collector.stop_listening()
 
     def add(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
         """Add one block of samples to the step that is going on, as if the functions had returned them."""
@@ -130,6 +147,7 @@ class Intake:
         self._end_steps()
         if not self._background.close(timeout_seconds + _COMPILE_SECONDS):
             self.tell("The reward monitor is still busy with steps before the end; those are missing.")
+        self._collector.stop_listening()  # nobody takes what comes from now on
         for monitor in (self._monitor, *self.side_monitors.values()):
             self.guard(partial(monitor.close, timeout_seconds))
 
@@ -149,16 +167,30 @@ class Intake:
         for monitor in (*self.side_monitors.values(), self._monitor):
             monitor.flush()
 
-    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None) -> None:
+    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None, *, is_sure: bool = False) -> None:
         self._has_stepped = True
+        if self._is_given:
+            if reward_values:
+                self.tell("update_step got reward_values, but the trainer hands over the rewards; they are left out.")
+            return
         given = [] if reward_values is None else self._collector.to_rounds(reward_values)
-        rounds, looks = self._collector.take(), self._collector.look()
+        is_sure = is_sure or self._is_owners or not self._sources
+        rounds, looks = self._collector.take() if is_sure else self._collector.take_rounds(), self._collector.look()
         self._has_data = self._has_data or bool(rounds or looks or given)
         if not self._has_data:
             self._count_silent_step()
         if rounds or looks or given:
             fold = partial(self._fold_step, rounds, looks, given, time.monotonic() + _SETTLE_SECONDS)
-            self._background.put(partial(fold, hold(step)), holds_step=True)
+            self._unsure.append(partial(self._background.put, partial(fold, hold(step)), holds_step=True))
+        self._is_owners = self._is_owners or len(self._unsure) > _UNSURE
+        if is_sure or self._is_owners:
+            self._settle_unsure()
+
+    def _settle_unsure(self) -> None:
+        """Fold the steps that no trainer has handed over."""
+        unsure, self._unsure = self._unsure, []
+        for fold in unsure:
+            fold()
 
     def _count_silent_step(self) -> None:
         self._silent_steps += 1
@@ -171,19 +203,20 @@ class Intake:
     def _end_given_step(
         self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None
     ) -> None:
-        if not self._is_given:
-            self._is_given = self._has_stepped = True
-            self._collector.stop_listening()
+        self.expect_given()
+        if self._is_owners:
+            return
         extra = self._collector.take_advantages(completions) if "train" in rounds else {}
         self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)), holds_step=True)
 
     def _end_steps(self) -> None:
         for rest in self._sources:
             self.guard(rest)
+        self._settle_unsure()
         self._background.put(self._fold_rest)  # behind steps that wait for what other threads do
 
     def _fold_rest(self) -> None:
-        rounds = self._collector.take("all")
+        rounds = self._collector.take_advantages() if self._is_given else self._collector.take("all")
         steps = [rounds] if self._has_stepped else _one_by_one(rounds)
         if not self._has_stepped:
             self._tell_of_rounds(rounds)

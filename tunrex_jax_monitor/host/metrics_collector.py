@@ -1,5 +1,6 @@
 """MetricsCollector: the original document's buffer of values, over the device state: bounded, however much is added."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,9 +18,10 @@ _ONE = RewardAccumulator(("value",), detect="off", log_frequency=1)  # each valu
 
 
 class MetricsCollector:
-    """Keeps the newest 1000 samples of each name, or a whole block where one is larger."""
+    """Keeps the newest 1000 samples of each name, or a whole block where one is larger. Any thread may add."""
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()  # an update takes the memory of the state before; a signal may interrupt one
         self._states: dict[str, MonitorState] = {}
         self._added: dict[str, int] = {}
 
@@ -31,10 +33,11 @@ class MetricsCollector:
         """
         samples = to_samples(value)
         batch = pool.join([{"value": samples}], _ONE.reward_names, 1, 0)
-        state = self._states.get(name)
-        state = _ONE.init(batch_size=len(batch.mask["value"])) if state is None else state
-        self._states[name] = pool.fold(_ONE, state, batch)
-        self._added[name] = self._added.get(name, 0) + len(samples)
+        with self._lock:
+            state = self._states.get(name)
+            state = _ONE.init(batch_size=len(batch.mask["value"])) if state is None else state
+            self._states[name] = pool.fold(_ONE, state, batch)
+            self._added[name] = self._added.get(name, 0) + len(samples)
 
     def add_dict(self, values: Mapping[str, Any]) -> None:
         """Add samples by name."""
@@ -49,7 +52,7 @@ class MetricsCollector:
 
     def get_all_stats(self) -> dict[str, dict[str, float]]:
         """Return `get_stats` of every name."""
-        return {name: self.get_stats(name) for name in self._states}
+        return {name: self.get_stats(name) for name in list(self._states)}
 
     def get_histogram_data(self, name: str, bins: int = 50) -> tuple[np.ndarray, np.ndarray]:
         """Return counts and edges, of at most so many bins; both empty where there is no sample."""
@@ -59,13 +62,15 @@ class MetricsCollector:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._states.clear()
-        self._added.clear()
+        with self._lock:
+            self._states.clear()
+            self._added.clear()
 
     def __len__(self) -> int:
         """Return how many samples have been added since the last reset."""
         return sum(self._added.values())
 
     def _read(self, name: str) -> Record | None:
-        state = self._states.get(name)
-        return None if state is None else _ONE.record(state)
+        with self._lock:
+            state = self._states.get(name)
+            return None if state is None else _ONE.record(state)

@@ -17,12 +17,10 @@ from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host.at_work import functions_of
+from tunrex_jax_monitor.host.at_work import now
 from tunrex_jax_monitor.host.functions import to_samples
-from tunrex_jax_monitor.host.guard import attempt
 
-_PLAIN = (str, bytes, int, float, type(None))
-_AT_ONCE = 64  # rounds of one key that wait for rewards which never come
+_AT_ONCE = 1024  # rounds of a mode that wait for rewards, which may never come
 
 
 class Batch(NamedTuple):
@@ -35,11 +33,12 @@ class Batch(NamedTuple):
 Round = dict[str, Any]  # by name, what a function returned: float32[n], or an array on a device
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A round that lacks a reward."""
 
     values: Round
+    keys: set[int]
     thread: int  # that began it
     batch: int  # what it was given, as an object
 
@@ -47,7 +46,7 @@ class _Open:
 class Look(NamedTuple):
     """What a round had at one time."""
 
-    at: tuple[str, int]
+    mode: str
     round: _Open
     rewards: int
 
@@ -62,10 +61,12 @@ class Pool:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, int], list[_Open]] = {}
+        self._open: dict[str, list[_Open]] = {}
         self._closed: dict[str, list[Round]] = {}
 
-    def add(self, mode: str, key: int, name: str, samples: Any, batch: int = 0) -> None:
+    def add(
+        self, mode: str, key: int, name: str, samples: Any, batch: int = 0, *, key_after: int | None = None
+    ) -> None:
         """Add what a function returned.
 
         Args:
@@ -75,52 +76,58 @@ class Pool:
           samples: what was returned.
           batch: identity of what the function was given: of two rounds of one key, that of its own object is meant, or
             else that of its own thread.
+          key_after: by which the round is known as well from now on, since the function has changed the completions.
         """
         own = threading.get_ident()
         with self._lock:
-            rounds = self._open.setdefault((mode, key), [])
-            lacking = [round_ for round_ in rounds if name not in round_.values]
+            rounds = self._open.setdefault(mode, [])
+            same = [round_ for round_ in rounds if key in round_.keys]
+            lacking = [round_ for round_ in same if name not in round_.values]
             if lacking:
                 found = max(lacking, key=lambda round_: (round_.batch == batch, round_.thread == own))
             else:
-                over = [round_ for round_ in rounds if (round_.thread, round_.batch) == (own, batch)]
+                over = [round_ for round_ in same if (round_.thread, round_.batch) == (own, batch)]
                 for round_ in over or rounds[:-_AT_ONCE]:
-                    self._close((mode, key), round_)
-                found = _Open({}, own, batch)
-                self._open.setdefault((mode, key), []).append(found)
+                    self._close(mode, round_)
+                found = _Open({}, set(), own, batch)
+                rounds.append(found)
             found.values[name] = samples
+            found.keys |= {key, key if key_after is None else key_after}
             if len(found.values) == len(self._names):
-                self._close((mode, key), found)
+                self._close(mode, found)
 
     def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode.
 
         Args:
-          unfinished: which rounds to take that lack a reward: none, those that this thread began, or all.
+          unfinished: which rounds to take that lack a reward: none, those that this thread began and no function that
+            they lack is at work on, or all.
         """
         own = threading.get_ident()
         with self._lock:
-            for at, rounds in list(self._open.items()):
+            for mode, rounds in self._open.items():
                 for round_ in list(rounds):
-                    if unfinished == "all" or (unfinished == "mine" and round_.thread == own):
-                        self._close(at, round_)
+                    is_over = round_.thread == own and not self._goes_on(round_)
+                    if unfinished == "all" or (unfinished == "mine" and is_over):
+                        self._close(mode, round_)
+            self._open = {mode: rounds for mode, rounds in self._open.items() if rounds}
             closed, self._closed = self._closed, {}
             return closed
 
     def look(self) -> list[Look]:
-        """Return what there is of rounds that another thread has begun, and may go on with or not."""
+        """Return what there is of rounds that are being gone on with, or not."""
         with self._lock:
-            return [Look(at, round_, len(round_.values)) for at, rounds in self._open.items() for round_ in rounds]
+            return [Look(mode, round_, len(round_.values)) for mode, rounds in self._open.items() for round_ in rounds]
 
     def take_left(self, looks: Iterable[Look]) -> dict[str, list[Round]]:
-        """Take out the rounds that got no reward since that look, and whose thread is not about to add one."""
+        """Take out the rounds that got no reward since that look, and that no function is at work on."""
         left: dict[str, list[Round]] = {}
         with self._lock:
-            for at, round_, rewards in looks:
-                adds = any(name not in round_.values for name in functions_of(round_.thread))
-                if len(round_.values) == rewards and not adds and any(o is round_ for o in self._open.get(at, ())):
-                    self._remove(at, round_)
-                    left.setdefault(at[0], []).append(round_.values)
+            for mode, round_, rewards in looks:
+                is_open = round_ in self._open.get(mode, ())
+                if is_open and len(round_.values) == rewards and not self._goes_on(round_):
+                    self._open[mode].remove(round_)
+                    left.setdefault(mode, []).append(round_.values)
         return left
 
     @property
@@ -129,15 +136,18 @@ class Pool:
         with self._lock:
             return sum(map(len, self._closed.values()))
 
-    def _close(self, at: tuple[str, int], round_: _Open) -> None:
-        self._closed.setdefault(at[0], []).append(round_.values)
-        self._remove(at, round_)
+    def _goes_on(self, round_: _Open) -> bool:
+        """Tell whether a function that it lacks is at work on it, or on an object of no round, in its thread."""
+        known = {other.batch for rounds in self._open.values() for other in rounds}
+        return any(
+            work.name not in round_.values
+            and (work.batch == round_.batch or (work.batch not in known and work.thread == round_.thread))
+            for work in now()
+        )
 
-    def _remove(self, at: tuple[str, int], round_: _Open) -> None:
-        rounds = self._open[at]
-        rounds[:] = [other for other in rounds if other is not round_]
-        if not rounds:
-            del self._open[at]
+    def _close(self, mode: str, round_: _Open) -> None:
+        self._closed.setdefault(mode, []).append(round_.values)
+        self._open[mode].remove(round_)
 
 
 def join(rounds: Sequence[Mapping[str, Any]], names: Sequence[str], group_size: int, least: int) -> Batch:
@@ -184,29 +194,3 @@ def replace(rounds: Sequence[Round], given: Round) -> list[Round]:
         round_ | {name: v.reshape(-1)[start:end] for name, v in given.items()}
         for round_, (start, end) in zip(kept, cuts, strict=True)
     ]
-
-
-def round_key(completions: Any, keywords: Mapping[str, Any]) -> int:
-    """Return what tells the calls of one round from others: the completions, which all functions are given.
-
-    Their contents, since each function may be given a list of its own. Where none are called so, it is the first
-    sequence among the keywords that is not of prompts, and where there is none, the thread.
-    """
-    if completions is None:
-        others = (v for k, v in keywords.items() if "prompt" not in k and isinstance(v, list | tuple | np.ndarray))
-        completions = next(others, None)
-    return threading.get_ident() if completions is None else _fingerprint(completions)
-
-
-def _fingerprint(value: Any) -> int:
-    """Return a hash of the contents; of what lies on a device, or is of a kind not known, that of the object."""
-    if isinstance(value, _PLAIN):
-        return hash(value)
-    if isinstance(value, list | tuple):
-        whole, _ = attempt(lambda: hash(tuple(value)))  # texts and token ids, twenty times as fast
-        return hash(tuple(map(_fingerprint, value))) if whole is None else whole
-    if isinstance(value, Mapping):
-        return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
-        return hash((value.shape, value.tobytes()))
-    return id(value)

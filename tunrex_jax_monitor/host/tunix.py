@@ -142,14 +142,16 @@ class _Hook:
 
     def _take(self, buffer: Any) -> None:
         with self._lock:
+            self._has_ended = False  # there may be another run
             if not self._add(buffer) and mode_of(buffer.mode) == "train" and not self._waiting:
-                self.monitoring.update_step(buffer.global_steps)
+                self.monitoring.intake.end_step_of_source(buffer.global_steps)
             now = getattr(self._cluster, "global_steps", None)
             self._end_past(now - self._ahead if isinstance(now, int) and self._ahead else math.inf)
 
     def _add(self, buffer: Any) -> bool:
         rounds = _rounds(buffer.metrics, _names(self.monitoring, buffer.metrics))
         if rounds:
+            self.monitoring.intake.expect_given()
             step = self._waiting.setdefault((int(buffer.global_steps), mode_of(buffer.mode)), _Step([], [], []))
             step.buffers.append(buffer)
             step.rounds.extend(rounds)

@@ -3,6 +3,7 @@
 from typing import Any, Protocol, runtime_checkable
 
 from tunrex_jax_monitor.device.config import invalid
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.record import Record
 
 
@@ -57,12 +58,13 @@ class ScalarCollector:
     def __init__(self) -> None:
         self._values: dict[str, float] = {}
 
-    def log_scalar(self, event: str, value: Any, **_: Any) -> None:
+    def log_scalar(self, event: str, value: Any, **__: Any) -> None:
         """Keep a value; what is no number is left out."""
-        try:
-            self._values[event] = float(value)
-        except (TypeError, ValueError):
+        number, _ = attempt(lambda: float(value))
+        if number is None:
             self._values.pop(event, None)
+        else:
+            self._values[event] = number
 
     def close(self) -> None:
         """Do nothing: the values stay readable."""

@@ -5,6 +5,7 @@ to a run that somebody else logs to.
 """
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,7 @@ class WandbSink:
         self._last: Record | None = None
         self._records = 0
         self._joined: _Joined | None = None
+        self._joining = threading.Lock()
         self._told = self._closed = False
 
     def begin_run(self, manifest: Mapping[str, Any]) -> None:
@@ -147,7 +149,8 @@ class WandbSink:
 
     def close(self) -> None:
         """Log the table of alerts and the run summary; finish the run if it is our own. Held rows go out at its end."""
-        at, self._closed = None if self._closed else self._find(), True
+        is_nothing = self._closed or (self._own and self._run is None)  # our own could not be opened: that is told
+        at, self._closed = None if is_nothing else self._find(), True
         if at is None:
             return
         if self._alerts:
@@ -166,9 +169,10 @@ class WandbSink:
         if run is None:
             self._tell_of_loss()
             return None
-        if self._joined is None or self._joined.run is not run:
-            self._joined = self._join(run)
-        return self._joined
+        with self._joining:  # the owner may log by us, beside the thread of the records
+            if self._joined is None or self._joined.run is not run:
+                self._joined = self._join(run)
+            return self._joined
 
     def _tell_of_loss(self) -> None:
         if not self._told:
@@ -176,7 +180,7 @@ class WandbSink:
             _logger.warning(_NO_RUN if self._joined is None else _FINISHED % self._records)
 
     def _active(self) -> Any:
-        run = self._wandb.run if self._run is None else self._run
+        run = self._wandb.run if self._run is None and not self._own else self._run
         return None if getattr(run, "_is_finished", False) else run
 
     def _join(self, run: Any) -> "_Joined":
@@ -186,7 +190,8 @@ class WandbSink:
         section = {section_of(run): self._section} if self._section else {}
         shared = SharedRun.of(run)  # it looks whether the section is there already
         run.config.update({**section, **self._config}, allow_val_change=True)
-        run.tags = (*(run.tags or ()), *(tag for tag in self._tags if tag not in (run.tags or ())))
+        if more := [tag for tag in self._tags if tag not in (run.tags or ())]:
+            run.tags = (*(run.tags or ()), *more)
         return _Joined(run, shared.claim(self._prefix), shared)
 
     def _log(self, at: "_Joined", values: Mapping[str, Any], step: int) -> None:

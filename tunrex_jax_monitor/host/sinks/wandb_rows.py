@@ -10,17 +10,17 @@ the summary: from the moment that a key is theirs, ours has another name. What t
 open when we come cannot be seen, so our first row waits for their next one, when the summary tells.
 """
 
-import atexit
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.sinks.wandb_definitions import Definitions
+from tunrex_jax_monitor.host.sinks.wandb_end import call_at_the_end
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _HELD = 10_000  # rows; each is some kB
@@ -46,7 +46,7 @@ class SharedRun:
         self._ours = threading.local()
         self._is_resumed = section_of(run) in run.config
         self._taken = self._keys_of_owner()
-        self._definitions, self._defined = Definitions.of(run), set[str]()
+        self._definitions, self._defined = Definitions.of(run), dict[str, str]()  # our keys, with their x axis
         self._shown: dict[str, Any] = {}  # what the summary has of us before we begin
         self._open: tuple[int, set[str]] = run.step, set()  # the run's counter, and our keys in the row that is open
         self._held: deque[tuple[dict[str, Any], str]] = deque(maxlen=_HELD)
@@ -152,7 +152,7 @@ class SharedRun:
             message = "W&B: the run has keys of its own that the monitor uses too; ours are %s."
             _logger.warning(message + " A prefix keeps all apart.", ", ".join(moved))
         for key in new:
-            self._defined.add(names[key])
+            self._defined[names[key]] = self._key(axis)
             self._definitions.define(names[key], step_metric=None if key == axis else self._key(axis))
         return {names[key]: value for key, value in row.items()}
 
@@ -222,6 +222,7 @@ class SharedRun:
         self._taken.add(key)
         if is_ours:
             self._definitions.give_back(key, by_pattern=not is_defined)
+            self._defined = {name: axis for name, axis in self._defined.items() if axis != key}  # defined once more
 
     def _watch_summary(self) -> None:
         """See what the owner puts into the summary: a row of ours would replace it there."""
@@ -232,17 +233,19 @@ class SharedRun:
         def call_and_note(record: Any) -> Any:
             result = call(record)
             if not getattr(self._ours, "is_active", False):
-                attempt(lambda: self._note_summary({item.key[0] for item in record.update}))
+                attempt(lambda: self._note_summary({item.key: item.value for item in record.update}))
             return result
 
         summary._set_update_callback(call_and_note)
 
-    def _note_summary(self, keys: set[str]) -> None:
+    def _note_summary(self, values: Mapping[tuple[str, ...], Any]) -> None:
+        """Take in what the owner puts there, by path; nothing is asked of W&B here, which may hang."""
         with self._turn_of_owner() as may:
-            for key in keys & self._keys_of_open_row() if may else ():
-                self._summary_of_owner[key] = self._run.summary.get(key)
-            for key in keys - self._taken if may else ():
-                self._give_way(key)
+            for path, value in values.items() if may else ():
+                if path[0] in self._open[1] and len(path) == 1:  # where that row is closed by now, it does no harm
+                    self._summary_of_owner[path[0]] = value
+                if path[0] not in self._taken:
+                    self._give_way(path[0])
 
     def _watch_end(self) -> None:
         name = _finish_of(self._run)
@@ -254,7 +257,7 @@ class SharedRun:
 
         setattr(release_and_finish, _ATTRIBUTE, self)  # a run takes no attribute of ours
         setattr(self._run, name, release_and_finish)
-        _before_the_end(lambda: attempt(self._let_out))
+        call_at_the_end(self._let_out)
 
     def _let_out(self) -> None:
         """Log what is held; the summary then says the newest again."""
@@ -282,19 +285,3 @@ def section_of(run: Any) -> str:
 
 def _finish_of(run: Any) -> str:
     return "_finish" if hasattr(run, "_finish") else "finish"  # the first is behind `with` as well
-
-
-def _before_the_end(action: Callable[[], object]) -> None:
-    """Do something when the process ends, behind what the owner does then, and before W&B ends."""
-    import wandb
-
-    service, _ = attempt(lambda: wandb.setup().ensure_service())
-    if (teardown := getattr(service, "teardown", None)) is None:
-        atexit.register(action)
-        return
-
-    def act_and_end(*args: Any, **kwargs: Any) -> Any:
-        action()
-        return teardown(*args, **kwargs)
-
-    service.teardown = act_and_end  # type: ignore[method-assign, union-attr]
