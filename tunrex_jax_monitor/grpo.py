@@ -165,15 +165,16 @@ class GRPOMonitoringIntegration:
         self.output_dir, self.run_dir = self._outputs.output_dir, self._outputs.run_dir
         self.visualizer = self._outputs.visualizer
         self.reward_monitor = self._make_monitor(sinks, options)
-        self.intake = Intake(self.reward_monitor, options, lambda step: self._outputs.draw(self.reward_monitor, step))
+        self._signals = Preemption(self._flush_now, self.flush)  # in a step that goes on, calls are not all there
+        self.intake = Intake(self.reward_monitor, options, self._draw, self._signals.hold)
         self.side_monitors = self.intake.side_monitors
         self._lock, self._finalized = threading.RLock(), False
-        self._signals = Preemption(self._flush_now, self.flush)  # in a step that goes on, calls are not all there
         processes.announce()
         if self.verbose:
             say("\n" + self._banner())
         self.function_monitor = RewardFunctionMonitor(self.verbose)
-        self._wrapped = self.function_monitor.wrap_all(reward_functions, self.reward_names, listener=self.intake.hear)
+        keywords = {"listener": self.intake.hear, "hold": self._signals.hold}
+        self._wrapped = self.function_monitor.wrap_all(reward_functions, self.reward_names, **keywords)
 
     @property
     def use_wandb(self) -> bool:
@@ -215,16 +216,15 @@ class GRPOMonitoringIntegration:
     def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
         """Write what is pending when the process gets SIGTERM; then the signal does what it did before.
 
-        Until `finalize`. A handler that is there already is called behind that, two seconds later at most, and the
-        next `update_step` writes again. Without one the process ends as it would have, after the flush or
-        `grace_seconds`; nothing is drawn and no `monitoring_data.json` is written, but `tunrex-jax-monitor report`
+        Until `finalize` has closed the sinks. A handler that is there already is called behind that, two seconds later
+        at most, and the next `update_step` writes again. Without one the process ends as it would have, after the flush
+        or `grace_seconds`; nothing is drawn and no `monitoring_data.json` is written, but `tunrex-jax-monitor report`
         reads `run_dir`. Call it on the main thread, behind whatever else installs handlers.
 
         Raises:
           ValueError: this is not the main thread.
         """
-        if processes.is_writer():
-            self._signals.install(grace_seconds=as_seconds(grace_seconds, _FLUSH_SECONDS))
+        processes.hold_sigterm(self._signals, as_seconds(grace_seconds, _FLUSH_SECONDS))
 
     def _flush_now(self, seconds: float) -> bool:
         if not self.intake.is_forked:
@@ -246,10 +246,14 @@ class GRPOMonitoringIntegration:
                 self._finalize(as_seconds(timeout_seconds))
 
     def _finalize(self, timeout_seconds: float) -> None:
+        with self._signals:
+            self.intake.close(timeout_seconds)
         self._signals.restore()
-        self.intake.close(timeout_seconds)
         self.intake.guard(lambda: self._outputs.write(self.reward_monitor, self.side_monitors, self.function_monitor))
         self.intake.guard(lambda: self._outputs.close(timeout_seconds))
+
+    def _draw(self, step: int) -> None:
+        self._outputs.draw(self.reward_monitor, step)
 
     def _make_monitor(self, sinks: Sequence[Sink], options: Mapping[str, Any]) -> RewardMonitor:
         console = [ConsoleSink(summary_steps=self.summary_frequency)] if self.verbose else []

@@ -64,7 +64,9 @@ def test_each_process_says_once_what_it_does(two_by_four):
 @pytest.mark.parametrize("index", [0, 1])
 def test_different_configurations_are_refused_on_both_sides(two_by_four, index):
     error = jobs.result(two_by_four, index)["differ"]
-    assert error.startswith(f"log_frequency: got {5 + index} on process {index} and {6 - index} on process {1 - index}")
+    assert error.startswith(
+        f"ValueError: log_frequency: got {5 + index} on process {index} and {6 - index} on process {1 - index}"
+    )
     assert "allowed: one value on all processes" in error
     assert "Give them the same configuration" in error
 
@@ -98,11 +100,32 @@ def test_four_processes_hold_the_bits_of_one_device(four_by_one, alone):
     assert {jobs.result(four_by_one, index)["jit"] for index in range(4)} == {digest(alone[0])}
 
 
+def heard(folder, what):
+    return [jobs.result(folder, index).get(what) for index in range(4)]
+
+
 def test_who_agrees_with_the_first_process_is_told_of_another_that_does_not(four_by_one):
-    told = [jobs.result(four_by_one, index)["differ"] for index in range(4)]
-    assert told[1].startswith("log_frequency: got 6 on process 1 and 5 on process 0")
-    assert told[0].startswith("log_frequency: got 5 on process 0 and 6 on process 1")
+    told = heard(four_by_one, "differ")
+    assert told[1].startswith("ValueError: log_frequency: got 6 on process 1 and 5 on process 0")
+    assert told[0].startswith("ValueError: log_frequency: got 5 on process 0 and 6 on process 1")
     assert told[2] == told[3] == told[0]
+
+
+def test_a_process_that_does_not_come_hides_no_other_that_differs(four_by_one):
+    told = heard(four_by_one, "one missing")
+    assert told[0].startswith("ValueError: log_frequency: got 5 on process 0 and 6 on process 3")
+    assert told[3].startswith("ValueError: log_frequency: got 6 on process 3 and 5 on process 0")
+
+
+def test_where_the_first_process_cannot_begin_no_other_goes_on(four_by_one):
+    first, *others = heard(four_by_one, "in use")
+    assert first.startswith("FileExistsError: ")
+    assert others == [f"ValueError: Process 0 could not begin, so no other has to: {first}"] * 3
+
+
+def test_sigterm_is_left_to_the_job(four_by_one):
+    assert heard(four_by_one, "handler") == ["0"] * 4  # as Python says of a handler that is not its own
+    assert "SIGTERM is left to JAX's distributed runtime" in jobs.output(four_by_one, 1)
 
 
 def test_a_killed_process_leaves_what_was_emitted(tmp_path, alone):

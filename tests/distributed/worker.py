@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tunrex_jax_monitor as trm
@@ -81,13 +83,33 @@ def everything(job: Job) -> dict[str, object]:
     return found
 
 
-def refusal_of(log_frequency: int) -> str | None:
+def refusal_of(log_frequency: int, run_dir: Path | None = None) -> str | None:
     """What a reporter of that frequency is refused with."""
     try:
-        trm.Reporter(trm.RewardAccumulator(("x",), log_frequency=log_frequency)).close()
-    except ValueError as error:
-        return str(error)
+        trm.Reporter(trm.RewardAccumulator(("x",), log_frequency=log_frequency), run_dir=run_dir).close()
+    except (ValueError, FileExistsError) as error:
+        return f"{type(error).__name__}: {error}"
     return None
+
+
+def refusals(folder: Path) -> dict[str, str | None]:
+    """What each of four processes hears: one differs; one is late and another differs; the directory is in use."""
+    index = jax.process_index()
+    found = {"differ": refusal_of(5 + (index == 1))}
+    processes.WAIT_SECONDS = 3.0
+    if index == 1:
+        next(processes._reporters)  # it does not come
+    else:
+        found["one missing"] = refusal_of(5 + (index == 3))
+    multihost_utils.sync_global_devices("late")
+    processes.WAIT_SECONDS = 60.0
+    found["in use"] = refusal_of(5, folder / "jit")
+    trm.Reporter(ACC).flush_on_sigterm()
+    trm.setup_grpo_monitoring(
+        [lambda completions: [0.0]], output_dir=folder / f"of-{index}", use_wandb=False, verbose=False
+    ).flush_on_sigterm()
+    found["handler"] = str(signal.getsignal(signal.SIGTERM))
+    return found
 
 
 def facade(folder: Path) -> dict[str, object]:
@@ -117,7 +139,7 @@ def main(scenario: str, folder: Path, count: int, devices: int, index: int, port
     else:
         state = job.train("jit", dies=scenario == "dies")
         found = {"jit": hashlib.sha256(b"".join(np.asarray(leaf).tobytes() for leaf in state)).hexdigest()}
-        found["differ"] = refusal_of(5 + (jax.process_index() == 1)) if scenario == "plain" else None
+        found |= refusals(job.folder) if scenario == "plain" else {}
     (folder / f"result-{index}.json").write_text(json.dumps(found))
     jax.distributed.shutdown()
 

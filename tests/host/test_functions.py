@@ -18,7 +18,7 @@ from tests.device.support import without_runtime_types
 from tunrex_jax_monitor import RewardAccumulator, RewardFunctionMonitor, RewardFunctionWrapper
 from tunrex_jax_monitor.host import names
 from tunrex_jax_monitor.host.collector import Collector
-from tunrex_jax_monitor.host.functions import capture, to_samples
+from tunrex_jax_monitor.host.samples import capture, to_samples
 
 
 def match(prompts, completions, answer=None, *, num_generations: int = 4, **kwargs):

@@ -2,10 +2,12 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 
@@ -248,7 +250,96 @@ def test_importing_and_reporting_install_nothing():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("", ["written"]), ("signal.signal(signal.SIGTERM, lambda *_: say('handler'))", ["written", "handler", "alive"])],
+)
+def test_a_process_that_takes_no_threads_any_more_writes_all_the_same(given, said):
+    code = f"""
+import threading
+def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
+{given}
+p = Preemption(flush); p.install()
+threading.Thread.start = refuse
+term(); say("alive")
+"""
+    assert outcome(code) == (said, 0 if given else ENDED)
+
+
+def test_what_is_at_work_then_ends_before_the_process_does():
+    code = """
+import threading
+def refuse(self): raise RuntimeError("can't create new thread at interpreter shutdown")
+p = Preemption(flush); p.install()
+threading.Thread.start = refuse
+with p: term(); say("step")
+say("alive")
+"""
+    assert outcome(code) == (["step", "written"], ENDED)
+
+
+def test_what_holds_the_signal_back_may_lie_within_another_that_does():
+    code = """
+p = Preemption(flush); p.install()
+with p:
+    with p.hold(): term()
+    say("within")
+say("alive")
+"""
+    assert outcome(code) == (["within", "written"], ENDED)
+
+
 # With the device
+
+JAX_NOTICE = """
+import signal
+import jax
+jax.distributed.initialize("127.0.0.1:{port}", 1, 0)
+import tunrex_jax_monitor as trm
+trm.Reporter(trm.RewardAccumulator(("x",))).flush_on_sigterm()
+print(signal.getsignal(signal.SIGTERM))
+"""
+
+
+def test_the_notice_of_jaxs_runtime_is_left_in_place(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        code = JAX_NOTICE.format(port=free.getsockname()[1])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"  # as Python says of a handler that is not its own
+    assert "SIGTERM is left to JAX's distributed runtime" in done.stderr
+
+
+def test_a_writer_that_takes_longer_than_the_handler_waits_says_of_each_step_what_it_was(tmp_path, monkeypatch):
+    """Training goes on meanwhile, with the same states: neither steps nor values are mixed with those that follow."""
+    emit, entered, goes_on = transfer.emit, threading.Event(), threading.Event()
+
+    def emit_late(acc, state):
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            goes_on.wait(60)
+        return emit(acc, state)
+
+    monkeypatch.setattr(transfer, "emit_compiled", lambda acc, state, _: emit_late(acc, state))
+    update, state = jax.jit(LEAN.update), LEAN.init()
+    with Reporter(LEAN, run_dir=tmp_path / "run") as reporter:
+        for step in range(30):
+            state = reporter.step(step, update(state, {"x": np.full(8, step, np.float32)}))
+            if step == 9:
+                writer = threading.Thread(target=reporter._flush_now, args=(60.0,))
+                writer.start()
+                entered.wait(60)
+            if step == 10:
+                goes_on.set()
+                writer.join()
+        reporter.close(state)
+    logged = [pair for record in read_records(tmp_path / "run") for pair in zip(*series_of(record), strict=True)]
+    assert logged == [(step, float(step)) for step in range(30)]
+
+
+def series_of(record):
+    return record.series["step"], record.series["x/mean"]
 
 
 def test_a_state_that_another_thread_takes_meanwhile_waits_for_that_step(tmp_path, monkeypatch, caplog):

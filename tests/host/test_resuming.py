@@ -171,10 +171,10 @@ def test_going_back_twice_keeps_both_pasts(tmp_path):
 
 
 def test_a_part_of_an_interval_says_its_steps_and_no_scalars_of_the_whole(tmp_path):
-    write(tmp_path, emission(0, 9))
+    write(tmp_path, dataclasses.replace(emission(0, 9), counters={"a/nan": 2}))
     write(tmp_path, resume=3)
     (record,) = read_records(tmp_path)
-    assert (record.step, record.update, record.scalars) == (3, 4, {})
+    assert (record.step, record.update, record.scalars, record.counters) == (3, 4, {}, {})
     assert record.series["step"] == [0, 1, 2, 3]
 
 

@@ -217,9 +217,9 @@ def _read_about(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_same(acc: RewardAccumulator, saved: Mapping[str, Any]) -> None:
     """Raise where the saved state means something else; log what merely judges otherwise."""
-    own = _about(acc)
-    fields = sorted(saved["config"].keys() | own["config"].keys())
-    values = [(field, *(_value_of(about["config"], field) for about in (saved, own))) for field in fields]
+    own, defaults = _about(acc), _about(RewardAccumulator(acc.reward_names))["config"]
+    then, now = defaults | {"reward_names": None} | saved["config"], own["config"]  # a version knows its fields only
+    values = [(field, then.get(field), now.get(field)) for field in sorted(then.keys() | now.keys())]
     other = [change for change in values if change[1] != change[2]]
     strict = [change for change in other if change[0] not in FREE]
     if not strict and saved["schema"] == own["schema"] and saved["layout"] == own["layout"]:
@@ -229,12 +229,6 @@ def _require_same(acc: RewardAccumulator, saved: Mapping[str, Any]) -> None:
     strict += [(key, saved[key], own[key]) for key in ("schema", "layout", "version")] if not strict else []
     got, allowed = (", ".join(f"{change[0]}={change[side]!r}" for change in strict) for side in (1, 2))
     raise _mismatch(f"a state of {got}", f"{allowed}, as this accumulator has it")
-
-
-def _value_of(config: Mapping[str, Any], field: str) -> Any:
-    """Return a field of a configuration; one that its version did not know had what is the default now."""
-    known = RewardAccumulator.__dataclass_fields__.get(field)
-    return config[field] if field in config or known is None else known.default
 
 
 def _resized(window: np.ndarray, size: int) -> np.ndarray:

@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, capture
+from tunrex_jax_monitor.host.functions import Call
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.names import ADVANTAGES, clean
 from tunrex_jax_monitor.host.pool import Look, Pool, Round
 from tunrex_jax_monitor.host.round_key import round_key
+from tunrex_jax_monitor.host.samples import NO_SAMPLE, capture
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _REMEMBERED = 256

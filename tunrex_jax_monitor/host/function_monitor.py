@@ -1,10 +1,11 @@
 """RewardFunctionMonitor: a set of wrapped reward functions, and what their calls have cost."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from tunrex_jax_monitor.device.config import require_flag
-from tunrex_jax_monitor.host.functions import Listener, RewardFunctionWrapper
+from tunrex_jax_monitor.host.functions import Hold, Listener, RewardFunctionWrapper
 from tunrex_jax_monitor.host.names import require_functions, require_names
 from tunrex_jax_monitor.host.sinks.console import ascii_safe, say
 
@@ -32,12 +33,13 @@ class RewardFunctionMonitor:
         track_timing: bool = True,
         *,
         listener: Listener | None = None,
+        hold: Hold = nullcontext,
     ) -> RewardFunctionWrapper:
         """Return the function, wrapped; of two with one name, the second replaces the first in this set.
 
         The arguments are those of `RewardFunctionWrapper`.
         """
-        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener)
+        wrapper = RewardFunctionWrapper(reward_fn, name, log_errors, track_timing, listener=listener, hold=hold)
         self.wrapped_functions[wrapper.name] = wrapper
         if self.verbose:
             say(f"Wrapped reward function: {ascii_safe(wrapper.name)}")

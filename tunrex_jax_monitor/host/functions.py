@@ -17,10 +17,9 @@ import time
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tunrex_jax_monitor.device.config import invalid, require_flag
@@ -29,12 +28,11 @@ from tunrex_jax_monitor.host.at_work import at_work
 from tunrex_jax_monitor.host.guard import attempt, in_words
 from tunrex_jax_monitor.host.names import clean, name_of
 from tunrex_jax_monitor.host.round_key import round_key
+from tunrex_jax_monitor.host.samples import NO_SAMPLE, capture
 
 _logger = logging.getLogger("tunrex_jax_monitor")
-NO_SAMPLE = np.zeros(0, np.float32)
 _RECENT = 100
 _SHOWN_VALUES, _SHOWN_ERRORS = 10, 5
-_BEYOND = 10**300  # float32
 
 
 class Call(NamedTuple):
@@ -61,6 +59,7 @@ class _Given(NamedTuple):
 
 
 Listener = Callable[[Call], object]  # returns False where the samples are left out of the statistics
+Hold = Callable[[], AbstractContextManager[None]]
 
 
 class RewardFunctionWrapper:
@@ -72,6 +71,7 @@ class RewardFunctionWrapper:
       log_errors: log each distinct error type of the function once; errors are re-raised in any case.
       track_timing: measure how long a call takes.
       listener: told of each `Call`. What it raises is logged once and goes no further.
+      hold: makes the context in which a call is counted and told.
 
     Attributes:
       name: what it is called.
@@ -93,6 +93,7 @@ class RewardFunctionWrapper:
         track_timing: bool = True,
         *,
         listener: Listener | None = None,
+        hold: Hold = nullcontext,
     ) -> None:
         if not callable(reward_fn):
             raise invalid("reward_fn", reward_fn, "a callable", "Pass the function itself.")
@@ -106,7 +107,7 @@ class RewardFunctionWrapper:
         self.max_recent = _RECENT
         self._reward_fn = reward_fn
         self._log_errors, self._track_timing = log_errors, track_timing
-        self._listener = listener
+        self._listener, self._hold = listener, hold
         self._lock, self._pid = threading.Lock(), os.getpid()
         self._told: set[str] = set()
         if inspect.iscoroutinefunction(reward_fn) or inspect.iscoroutinefunction(type(reward_fn).__call__):
@@ -153,8 +154,10 @@ class RewardFunctionWrapper:
         return result
 
     def _end(self, start: float, result: Any, raised: BaseException | None, given: "_Given") -> None:
-        self._count(time.perf_counter() - start, raised)
-        self._report(result, raised, given)
+        seconds = time.perf_counter() - start
+        with self._hold():
+            self._count(seconds, raised)
+            self._report(result, raised, given)
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute that the function was given, such as a weight."""
@@ -268,43 +271,3 @@ def _mark_as_coroutine_function(wrapper: Any) -> None:
         inspect.markcoroutinefunction(wrapper)
     else:
         wrapper._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
-
-
-def capture(result: Any) -> Any:
-    """Return a copy of what a function returned; what lies on a device is copied there, and read later."""
-    if not isinstance(result, jax.Array):
-        return to_samples(result)
-    if isinstance(result, jax.core.Tracer) or jnp.iscomplexobj(result):
-        got = "a traced array" if isinstance(result, jax.core.Tracer) else result.dtype
-        raise TypeError(f"got {got}, allowed: numbers and None. Return one per completion.")
-    return jnp.copy(result)
-
-
-def to_samples(result: Any) -> np.ndarray:
-    """Return a result as a new float32 array of one axis; None is NaN, and a scalar one sample.
-
-    Raises:
-      TypeError, ValueError: it holds something else than numbers; a text is none, whatever it says.
-    """
-    given = np.asarray(_filled(result) if isinstance(result, np.ma.MaskedArray) else result)
-    if given.dtype.kind == "O":
-        given = np.array([_bounded(value) for value in given.flat])
-    is_text = given.dtype.kind == "O" and any(isinstance(value, str | bytes) for value in given.flat)
-    if given.dtype.kind in "USmMc" or is_text:
-        raise TypeError(
-            f"got {'text' if is_text else given.dtype}, allowed: numbers and None. Return one per completion."
-        )
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, and counted as that
-        return np.array(given, np.float32).reshape(-1)
-
-
-def _filled(masked: Any) -> Any:
-    """Return a masked array with NaN where there is no value."""
-    return masked.astype(float).filled(np.nan)
-
-
-def _bounded(value: Any) -> Any:
-    """Return NaN for None, and an int as one that a float64 can hold."""
-    if value is None:
-        return np.nan
-    return max(min(value, _BEYOND), -_BEYOND) if isinstance(value, int) else value

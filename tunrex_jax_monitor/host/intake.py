@@ -8,16 +8,18 @@ import atexit
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, SupportsInt
 
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import Collector, mode_of
-from tunrex_jax_monitor.host.functions import NO_SAMPLE, Call, to_samples
+from tunrex_jax_monitor.host.functions import Call
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
 from tunrex_jax_monitor.host.pool import Look, Round, replace
+from tunrex_jax_monitor.host.samples import NO_SAMPLE, to_samples
 from tunrex_jax_monitor.host.transfer import as_step, hold
 
 _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every round is a step of its own
@@ -36,14 +38,22 @@ class Intake:
       monitor: of the training calls.
       options: arguments of `RewardMonitor` for the others.
       on_step: called with the number of each training step that has been folded in, on the thread beside the training.
+      hold: makes the context in which a signal must not interrupt us: who writes then would wait for our locks.
 
     Attributes:
       side_monitors: a `RewardMonitor` of each other mode of calls ("eval"), and of "advantages".
     """
 
-    def __init__(self, monitor: RewardMonitor, options: Mapping[str, Any], on_step: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        monitor: RewardMonitor,
+        options: Mapping[str, Any],
+        on_step: Callable[[int], object],
+        hold: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self.side_monitors: dict[str, RewardMonitor] = {}
         self._monitor, self._options, self._on_step = monitor, dict(options), on_step
+        self._hold = hold
         self._collector = Collector(monitor.reward_names, self.set_group_size)
         self._background = Background("tunrex-monitor", on_loss=monitor.lose)
         self._has_stepped = self._has_data = False
@@ -155,7 +165,8 @@ class Intake:
         """Do something; what it raises is told once, and stops here."""
         if self.is_forked:
             return
-        _, error = attempt(action)
+        with self._hold():
+            _, error = attempt(action)
         if error is not None:
             self.tell(f"The reward monitor failed at one thing and goes on: {type(error).__name__}: {error}")
 

@@ -9,8 +9,8 @@ import numpy as np
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
-from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.record import Record
+from tunrex_jax_monitor.host.samples import to_samples
 from tunrex_jax_monitor.host.sinks.wandb import coarsen
 
 _FIELDS = ("mean", "std", "min", "max", "median", "count")

@@ -20,10 +20,10 @@ from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import pool
 from tunrex_jax_monitor.host.arguments import as_tuple, require_callable, require_known, require_path, require_sinks
 from tunrex_jax_monitor.host.detector import RewardAnomalyDetector
-from tunrex_jax_monitor.host.functions import to_samples
 from tunrex_jax_monitor.host.history import History
 from tunrex_jax_monitor.host.record import AlertEvent, Record
 from tunrex_jax_monitor.host.reporter import Reporter
+from tunrex_jax_monitor.host.samples import to_samples
 from tunrex_jax_monitor.host.sinks.base import Sink
 from tunrex_jax_monitor.host.sinks.console import ConsoleSink, format_summary
 from tunrex_jax_monitor.host.stats import RewardStats

@@ -55,6 +55,11 @@ class Pending:
         """Take a step and the state after it; behind this line no interruption loses them."""
         self._calls.append((next(self._numbers), step, state))
 
+    @property
+    def length(self) -> int:
+        """How many steps there are since the last emission."""
+        return self._interval.length + len(self._calls)
+
     def forget_calls(self) -> None:
         """Leave out what has been added and not been read."""
         self._calls.clear()

@@ -18,7 +18,7 @@ from tunrex_jax_monitor.device import update
 from tunrex_jax_monitor.device.batch import collect
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host.at_work import now
-from tunrex_jax_monitor.host.functions import to_samples
+from tunrex_jax_monitor.host.samples import to_samples
 
 _AT_ONCE = 1024  # rounds of a mode that wait for rewards, which may never come
 

@@ -7,7 +7,7 @@ all the same, and without one the process ends behind the step, or after `grace_
 
 Whoever holds the same signal back is written before the process ends, also where handlers of others lie between.
 
-Nobody's handler is replaced unasked: JAX's distributed runtime has one of its own that Python does not see.
+Nobody's handler is replaced unasked.
 """
 
 import logging
@@ -15,7 +15,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType, TracebackType
 from typing import ClassVar
@@ -57,12 +58,22 @@ class Preemption:
                 "where Python handles signals. Call it before the threads start."
             )
         if self._handler is not None:
+            self.grace_seconds = grace_seconds
             return
         if signal.getsignal(signum) is None:
             _logger.warning("Signal %d has a handler that is not Python's and stays; close the reporter there.", signum)
             return
         self.grace_seconds, self._handler = grace_seconds, _Handler.of(signum)
         self._handler.holders.append(self)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the signal back where this is the main thread, which it may interrupt, and it is not held back yet."""
+        if self._handler is None or self.is_busy or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        with self:
+            yield
 
     def restore(self) -> None:
         """Leave the signal to the others that hold it, and behind the last of them to the handler before."""
@@ -145,13 +156,18 @@ class _Handler:
 
     @staticmethod
     def _run(jobs: Iterable[Callable[[], object]], seconds: float) -> list[threading.Thread]:
-        """Run jobs at the same time, each on a thread; return these, which have ended or had the time."""
+        """Run jobs, which raise nothing, at the same time; return their threads, which have ended or had the time.
+
+        A process that is ending takes no threads (Python 3.12 and later): there a job runs on this one.
+        """
         threads = [threading.Thread(target=job, daemon=True) for job in jobs]
         end = time.monotonic() + seconds
         for thread in threads:
-            thread.start()
+            if not _start(thread):
+                thread.run()
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, end - time.monotonic()))
         return threads
 
     def _every_holder(self) -> list[Preemption]:
@@ -184,7 +200,13 @@ class _Handler:
                 self.is_waiting = True
                 timer = threading.Timer(self._grace_seconds, self.end)
                 timer.daemon = True
-                timer.start()
+                if not _start(timer) and not any(holder.is_busy for holder in self._every_holder()):
+                    self.end()  # the process is ending, so no step comes that would
+
+
+def _start(thread: threading.Thread) -> bool:
+    """Start a thread; False where the process takes none: a signal handler must not raise into what it interrupts."""
+    return attempt(thread.start)[1] is None
 
 
 def _flush(holder: Preemption) -> None:

@@ -22,18 +22,21 @@ import numpy as np
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 from tunrex_jax_monitor.device.config import require_flag
 from tunrex_jax_monitor.device.state import MonitorState
-from tunrex_jax_monitor.host import processes, transfer, workers
+from tunrex_jax_monitor.host import processes, workers
 from tunrex_jax_monitor.host.arguments import require_callable
 from tunrex_jax_monitor.host.builder import Builder, Emission
+from tunrex_jax_monitor.host.emitter import Emitter
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.lane import Lane, do_beside
-from tunrex_jax_monitor.host.pending import Pending
+from tunrex_jax_monitor.host.pending import Interval, Pending
 from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink
+from tunrex_jax_monitor.host.turn import Turn
+from tunrex_jax_monitor.host.worker import SinkWorker
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _FLUSH_SECONDS = 10.0  # after SIGTERM there is little time
+_TURN_SECONDS = 2.0  # that a step waits at most, where it has to emit while another thread does since a signal came
 _SETTLE_SECONDS = 1.0  # that sinks get before the last record, which counts what they have lost
 
 
@@ -58,7 +61,7 @@ class Reporter:
         their configurations are compared. False for a state of one process alone.
 
     Raises:
-      ValueError: an argument is wrong, or another process was given another configuration.
+      ValueError: an argument is wrong, another process was given another configuration, or the first could not begin.
       OSError: `run_dir` holds a run already, or cannot be written. What a sink's own `begin_run` raises comes out too.
     """
 
@@ -77,16 +80,15 @@ class Reporter:
         sinks = workers.check(acc, sinks, on_record)
         require_callable("extra_scalars", extra_scalars)
         require_flag("shared", shared)
-        if shared:
-            processes.check_agreement(dataclasses.asdict(acc))
-        processes.announce()
         self._acc = acc
         self._reads = processes.is_writer()
         start = partial(workers.start, acc, sinks, run_dir, on_record, leaves_out=self._leaves_out)
-        self._workers = start() if self._reads else []
+        begin = start if self._reads else list[SinkWorker]
+        self._workers = processes.begin_together(dataclasses.asdict(acc), begin) if shared else begin()
+        processes.announce()
         self._builder = Builder(acc, self._workers, extra_scalars)
-        self._compiling: Lane[Callable[[], object]] | None = None
-        self._pending = Pending()
+        self._emitter = Emitter(acc)
+        self._pending, self._turn = Pending(), Turn()
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = self._is_over = False
         self._pid = os.getpid()
@@ -107,8 +109,8 @@ class Reporter:
         if not self._is_on():
             self._pending.forget_calls()
             return state
-        with self._signals:
-            after, error = attempt(partial(self._step, state))
+        with self._signals, self._turn.wait(self._patience()) as is_ours:
+            after, error = attempt(partial(self._step, state)) if is_ours else (None, None)  # else with the next step
             if after is not None and self._signals.take():
                 after = self._flush(after, _FLUSH_SECONDS)
         if error is None:
@@ -117,14 +119,19 @@ class Reporter:
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
 
+    def _patience(self) -> float:
+        """Return how long a step waits for a thread that writes since a signal came: as a rule nothing."""
+        return _TURN_SECONDS if self._pending.length >= self._acc.log_frequency else 0.0
+
     def _step(self, state: MonitorState) -> MonitorState | None:
-        is_due = self._pending.read().length >= self._acc.log_frequency
+        interval = self._pending.read()
+        is_due = interval.length >= self._acc.log_frequency
         if not isinstance(state, MonitorState):
             return None
-        self._prepare(state, wait=is_due)
+        self._emitter.prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
-            state = self._emit(state)
+            state = self._emit(state, interval)
         self._pending.seconds += time.perf_counter() - start
         return state
 
@@ -132,20 +139,14 @@ class Reporter:
         """Return the state to go on with; an interval ends here, or who is interrupted would go on with the last."""
         if after is None or after is given:
             return given
-        self._pending.begin(after)
+        with self._turn.wait(_TURN_SECONDS):
+            self._pending.begin(after)
         return after
 
-    def _prepare(self, state: MonitorState, *, wait: bool) -> None:
-        if self._compiling is None:
-            self._compiling = do_beside(transfer.prepare_emit(self._acc, state), "tunrex-compiler")
-        if wait:
-            self._compiling.join()
-
-    def _emit(self, state: MonitorState, *, with_run: bool = False) -> MonitorState:
-        words, fresh = transfer.emit(self._acc, state)  # every process dispatches, or the others wait for ever
+    def _emit(self, state: MonitorState, ended: Interval, *, with_run: bool = False) -> MonitorState:
+        words, fresh = self._emitter.emit(state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
-            ended = self._pending.read()
             overhead = 1e3 * self._pending.seconds / ended.length if ended.length else None
             emission = Emission(words, time.time(), ended.steps, overhead, state if with_run else None, ended.key)
             self._builder.put(emission)
@@ -191,8 +192,9 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        with self._signals:
-            after = self._flush(state, as_seconds(timeout_seconds))
+        seconds = as_seconds(timeout_seconds)
+        with self._signals, self._turn.wait(seconds):
+            after = self._flush(state, seconds)
         return after if state is None else self._hand_over(state, after)
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
@@ -206,30 +208,27 @@ class Reporter:
 
         Until `close`. A handler that is there already is called behind that, two seconds later at most, and the next
         step writes again. Without one the process ends as it would have, after the flush or `grace_seconds`. Call it on
-        the main thread, behind whatever else installs handlers. In a multi-process job it does nothing but say so: one
-        process alone must not dispatch.
+        the main thread, behind whatever else installs handlers. Where the job is one of JAX's distributed runtime it
+        does nothing but say so: one process alone must not dispatch, and the notice of the signal is JAX's.
 
         Raises:
           ValueError: this is not the main thread.
         """
-        if jax.process_count() > 1:
-            _logger.warning(
-                "SIGTERM is left alone in a job of several processes. Call reporter.flush(mon) in all of them where "
-                "jax.experimental.multihost_utils.reached_preemption_sync_point(step) is true."
-            )
-        else:
-            self._signals.install(grace_seconds=as_seconds(grace_seconds, 10.0))
+        processes.hold_sigterm(self._signals, as_seconds(grace_seconds, _FLUSH_SECONDS))
 
     def _flush_now(self, seconds: float) -> bool:
         """Write what is pending without handing a state back; False where the state is inside the owner's step."""
         end = time.monotonic() + seconds
-        pending = self._pending.read()
-        state = None if pending.is_deleted else pending.state
-        if state is None and pending.length and not (self._closed or self._broken):
-            return False
-        _, error = attempt(partial(self._emit_last, state))
-        if error is not None and pending.is_deleted:  # another thread has begun its step meanwhile
-            return False
+        with self._turn.wait(seconds) as is_ours:
+            if not is_ours:
+                return False
+            pending = self._pending.read()
+            state = None if pending.is_deleted else pending.state
+            if state is None and pending.length and not (self._closed or self._broken):
+                return False
+            _, error = attempt(partial(self._emit_last, state, pending))
+            if error is not None and pending.is_deleted:  # another thread has begun its step meanwhile
+                return False
         self._settle(error, end)
         workers.flush(self._workers, end)
         return True
@@ -244,8 +243,9 @@ class Reporter:
         """
         if self._is_over or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        with self._signals:
-            self._close(state, as_seconds(timeout_seconds))
+        seconds = as_seconds(timeout_seconds)
+        with self._signals, self._turn.wait(seconds):
+            self._close(state, seconds)
         self._is_over = True
         self._signals.restore()
 
@@ -266,7 +266,7 @@ class Reporter:
         self._emit_rest(final, time.monotonic() + timeout_seconds)
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
-        after, error = attempt(partial(self._emit_last, state))
+        after, error = attempt(lambda: self._emit_last(state, self._pending.read()))
         self._settle(error, end)
         return state if after is None else after
 
@@ -276,14 +276,14 @@ class Reporter:
             _logger.error("The last emission failed; what was written before is complete.", exc_info=error)
         self._builder.drain(max(0.0, end - time.monotonic()))
 
-    def _emit_last(self, state: MonitorState | None) -> MonitorState | None:
+    def _emit_last(self, state: MonitorState | None, ended: Interval) -> MonitorState | None:
         if self._has_callback:
             jax.effects_barrier()
         if state is None or not self._is_on():
             return state
-        self._prepare(state, wait=True)
+        self._emitter.prepare(state, wait=True)
         self._is_pushed = False  # what was missing until now is there
-        return self._emit(state, with_run=True)
+        return self._emit(state, ended, with_run=True)
 
     def _is_on(self) -> bool:
         if self._closed and not self._told:

@@ -123,12 +123,13 @@ def beyond(record: Record, step: int) -> Record | None:
 
 
 def until(record: Record, step: int) -> Record | None:
-    """Return the per-step part of a record up to `step`, or None where there is none: its scalars cover more."""
+    """Return the per-step part of a record up to `step`, or None where there is none: what else it has covers more."""
     kept = [at <= step for at in record.series.get("step", [])]
     if not any(kept):
         return None
     cut = _restricted(record, kept, range(min(record.series["step"]), step + 1))
-    return dataclasses.replace(cut, step=step, update=record.update - kept.count(False), scalars={}, histograms={})
+    update = record.update - kept.count(False)
+    return dataclasses.replace(cut, step=step, update=update, scalars={}, histograms={}, counters={})
 
 
 def tell_seam(path: Path, last: Record, new: Record) -> None:

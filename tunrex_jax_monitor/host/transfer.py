@@ -36,6 +36,17 @@ def emit(acc: "RewardAccumulator", state: MonitorState) -> tuple[UInt[Array, " n
     return words, state._replace(fields=fields)
 
 
+def emit_compiled(
+    acc: "RewardAccumulator", state: MonitorState, compiled: Callable[..., Any]
+) -> tuple[UInt[Array, " n"], MonitorState]:
+    """The same by what `prepare_emit` has compiled; a state of another layout goes the other way."""
+    found, _ = attempt(lambda: compiled(state))
+    if found is None:
+        return emit(acc, state)
+    words, fields = found
+    return words, state._replace(fields=fields)
+
+
 def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
     if type(number) is int:
