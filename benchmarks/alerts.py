@@ -35,6 +35,11 @@ def _learning(curve: Callable[[np.ndarray], np.ndarray]) -> Stream:
     return stream
 
 
+def _of_prompts(draw: Callable[..., np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    """Return one number for each group, for all of its members."""
+    return np.repeat(draw(size=(*shape[:2], shape[2] // GROUP)), GROUP, axis=-1)
+
+
 HEALTHY: dict[str, Stream] = {
     "N(2,1)": lambda rng, shape: rng.normal(2, 1, shape),
     "N(0,1)": lambda rng, shape: rng.normal(0, 1, shape),
@@ -43,6 +48,10 @@ HEALTHY: dict[str, Stream] = {
     "Bernoulli 0.97": lambda rng, shape: rng.random(shape) < 0.97,
     "Student t3": lambda rng, shape: rng.standard_t(3, shape),
     "learning 0.05 -> 0.9": _learning(lambda t: t),
+    "easy and hard prompts": lambda rng, shape: _of_prompts(rng.normal, shape) + rng.normal(0, 0.5, shape),
+    "1 % of prompts fail": lambda rng, shape: (
+        1 - 4 * (_of_prompts(rng.random, shape) < 0.01) + rng.normal(0, 0.2, shape)
+    ),
 }
 # Not a fault, but true: the short average does rise by more than half of the long one. Told once.
 TRUE_CHANGES: dict[str, Stream] = {

@@ -276,7 +276,7 @@ def digest(params: Any) -> str:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; anything that cannot work ends here, before the first compilation."""
+    """Read the command line, and take the run directory; what cannot work ends here, before the first compilation."""
 
     def whole(text: str, low: int = 0) -> int:
         if not text.isdecimal() or not low <= int(text) < 2**31:
@@ -298,6 +298,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     options.run_dir = options.run_dir or Path("runs") / time.strftime("train_grpo-%Y%m%d-%H%M%S")
     if options.run_dir.exists() and (not options.run_dir.is_dir() or any(options.run_dir.iterdir())):
         parser.error(f"--run-dir: {options.run_dir} is not an empty directory. Name a new one, or remove it.")
+    try:
+        options.sink = None if options.no_monitor else trm.JsonlSink(options.run_dir)
+    except (OSError, ValueError) as error:
+        parser.error(f"--run-dir: {error}")
     return options
 
 
@@ -333,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 progress.show(step, jax.tree.map(lambda *v: float(np.mean(v)), *seen), "{}", "zero_std")
                 seen.clear()
     else:
-        with trm.Reporter(acc, [trm.JsonlSink(options.run_dir)], on_record=progress.on_record) as reporter:
+        with trm.Reporter(acc, [options.sink], on_record=progress.on_record) as reporter:
             try:
                 for step in range(options.steps):
                     state, mon, _ = step_fn(state, mon, reference, key)

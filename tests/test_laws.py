@@ -67,6 +67,16 @@ def test_init_is_the_identity_of_merge_to_the_bit(n):
     support.assert_same_bits(merge(steps(0, n), ACC.init()), steps(0, n))
 
 
+@pytest.mark.parametrize("order", ["empty first", "empty last"])
+def test_a_state_with_a_smaller_window_makes_none_smaller(order):
+    large = ACC.init(batch_size=3 * ACC.window_size)
+    for seed in range(3):
+        rewards, mask, lengths = support.broken_batch(seed)
+        large = support.update(ACC, large, rewards, mask=mask, lengths=lengths)
+    both = (ACC.init(), large) if order == "empty first" else (large, ACC.init())
+    support.assert_same_bits(merge(*both), large)
+
+
 def test_merge_is_associative():
     a, b, c = steps(0, 3), steps(3, 5), steps(5, 9)
     left, right = merge(merge(a, b), c), merge(a, merge(b, c))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.device import support
+from tests.device.support import without_runtime_types
 from tunrex_jax_monitor.accumulator import RewardAccumulator
 
 FLAT, GROUPED = RewardAccumulator(("a", "b")), RewardAccumulator(("a", "b"), group_size=4)
@@ -93,6 +94,23 @@ def test_lengths_of_another_shape_are_told_with_both_shapes(shape):
     text = message(lambda: trace(FLAT, {"a": X, "b": X}, lengths=jnp.zeros(shape, jnp.int32)))
     assert text.startswith(f"lengths: got {shape}")
     assert "(8,)" in text
+
+
+@pytest.mark.parametrize("kind", ["U1", "S1", "datetime64[s]", "timedelta64[s]"])
+def test_what_is_no_number_is_refused_by_name(kind):
+    given = np.zeros(8, np.int64).astype(kind)
+    rewards = {"a": np.zeros(8, np.float32), "b": given}
+    with without_runtime_types():
+        assert message(lambda: FLAT.update(FLAT.init(), rewards)).startswith("rewards['b']: got ")
+        assert message(lambda: FLAT.update(FLAT.init(), {"a": X, "b": X}, mask=given)).startswith("mask: got ")
+
+
+def test_a_complex_mask_is_refused_and_nan_is_no_flag():
+    text = message(lambda: trace(FLAT, {"a": X, "b": X}, mask=X.astype(jnp.complex64)))
+    assert text.startswith("mask: got 'complex64', allowed: a real dtype")
+    mask = np.array([1, 0, np.nan, 2, -1, 0, 0, 0], np.float32)
+    state = FLAT.update_jit(FLAT.init(), {"a": np.ones(8, np.float32), "b": np.ones(8, np.float32)}, mask=mask)
+    assert FLAT.record(state).scalars["a/count"] == 3.0
 
 
 def test_complex_rewards_are_refused_by_name():

@@ -60,6 +60,7 @@ BAD = [
     *(({field: -1e-9}, field, "0 or more") for field in ("noise_threshold", "zero_std_tolerance")),
     ({"correct_threshold": float("inf")}, "correct_threshold", "finite"),
     ({"correct_reward": "nobody"}, "correct_reward", "None or one of"),
+    ({"correct_reward": "answer", "bounds": {"answer": (0, 0.5)}}, "correct_threshold", "at most 0.5, the upper bound"),
     ({"correlations": 1}, "correlations", "True or False"),
     ({"weights": (1.0,)}, "weights", "2 numbers"),
     ({"weights": (1.0, float("nan"))}, "weights", "finite"),

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import tunrex_jax_monitor as trm
 from tests import reference
 from tests.device import support
 from tests.device.support import EVERYTHING, SHAPE
@@ -177,7 +178,12 @@ def from_batch(x: np.ndarray, valid: np.ndarray, size: int, tolerance: float = 1
     rows = [np.stack([v, v, fill]) for v, fill in ((x, np.full_like(x, np.nan)), (valid, np.zeros_like(valid)))]
     f = jax.jit(
         functools.partial(
-            groups.from_batch, weights=np.ones(1, np.float32), group_size=size, tolerance=tolerance, threshold=1.0
+            groups.from_batch,
+            weights=np.ones(1, np.float32),
+            limits=(jnp.full(1, -np.inf), jnp.full(1, np.inf)),
+            group_size=size,
+            tolerance=tolerance,
+            threshold=1.0,
         )
     )
     return f(jnp.asarray(rows[0], jnp.float32), jnp.asarray(rows[1]))
@@ -223,3 +229,27 @@ def test_rewards_that_never_vary_have_no_advantage_share():
     assert got["frac_reward_zero_std"] == 1
     assert got["reward_std"] == 0
     assert not [key for key in got if key.startswith("rewards/corr")]
+
+
+def test_a_total_that_is_rounded_below_the_threshold_is_correct_all_the_same():
+    weights = (0.05, 0.1, 0.15, 0.5, 0.2)  # 1 in float64, and 0.99999994 added up in float32
+    acc = trm.RewardAccumulator(tuple("abcde"), group_size=4, weights=weights)
+    scalars = acc.record(acc.update_jit(acc.init(), dict.fromkeys("abcde", np.ones(8, np.float32)))).scalars
+    assert scalars["reward"] < 1
+    assert scalars["groups/solve_all"] == scalars["groups/pass_at_4"] == 1.0
+    scalars = acc.record(acc.update_jit(acc.init(), dict.fromkeys("abcde", np.full(8, 0.99999, np.float32)))).scalars
+    assert scalars["groups/solve_none"] == 1.0
+
+
+@pytest.mark.parametrize("size", [5, 6, 9, 13, 20])
+@pytest.mark.parametrize("constant", ["reward", "length", "both"])
+def test_a_side_that_does_not_vary_has_no_correlation_with_the_other(size, constant):
+    acc, rng = trm.RewardAccumulator(("a",), group_size=size), np.random.default_rng(size)
+    for value, length in ((0.3, 101.3), (0.7, 77.7), (1.1, 4095.0), (1e4 + 0.1, 0.1)):
+        x, lengths = (np.full(4 * size, v, np.float32) for v in (value, length))
+        if constant == "reward":
+            lengths = lengths + rng.integers(0, 50, 4 * size).astype(np.float32)
+        if constant == "length":
+            x = rng.normal(size=4 * size).astype(np.float32)
+        scalars = acc.record(acc.update_jit(acc.init(), {"a": x}, lengths=lengths)).scalars
+        assert {"a/length_corr", "completions/reward_length_corr"}.isdisjoint(scalars)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.device.support import EVERYTHING, batch
 from tests.host.streams import run_loop
-from tunrex_jax_monitor import MemorySink, Reporter, RewardAccumulator
+from tunrex_jax_monitor import MemorySink, Record, Reporter, RewardAccumulator
 
 ACC = EVERYTHING
 
@@ -113,3 +113,40 @@ def test_a_plain_configuration_has_no_keys_of_groups_lengths_or_correlations():
     mon = acc.update_jit(acc.init(), {"format": np.ones(4, np.float32), "answer": np.zeros(4, np.float32)})
     strangers = "group|solve|pass_at|zero_std|share|length|corr"
     assert [key for key in acc.record(mon).scalars if re.search(strangers, key)] == []
+
+
+def test_recent_alerts_that_the_state_has_forgotten_are_not_told():
+    """The ring holds the eight newest of a row: from a state alone, no more than those of the trace is known."""
+    acc = RewardAccumulator(("a",), detect="literal", log_frequency=10)
+    state = acc.init()
+    counts = []
+    for step in range(60):
+        value = np.nan if step < 20 else 10.0 ** (step % 4)
+        state = acc.update_jit(state, {"a": np.r_[np.zeros(7, np.float32), np.float32(value)]})
+        counts.append(acc.record(state).scalars.get("monitoring/alert_count"))
+    assert counts[0] == 0
+    assert counts[-1] is None
+    known = [count for count in counts if count is not None]
+    assert known == sorted(known)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-40, 1e-4, 0.1, 3.0, 1e6, 2e15, -9e15, 1e16])
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 1e-3])
+def test_a_record_of_any_magnitude_can_be_read_back(value, spread):
+    acc, rng = RewardAccumulator(("a",), group_size=4, log_frequency=4), np.random.default_rng(0)
+    state = acc.init()
+    for _ in range(5):
+        x = (value * (1 - spread * rng.random(8))).astype(np.float32)
+        state = acc.update_jit(state, {"a": x}, lengths=np.full(8, 7.0, np.float32))
+    record = acc.record(state)
+    assert Record.from_json(record.to_json()) == record
+    assert {name: sum(h.counts) for name, h in record.histograms.items()} == {"a/histogram": 40, "a/run/histogram": 40}
+
+
+@pytest.mark.parametrize("step", [2**53 + 1, 2**63])
+def test_a_step_that_no_reader_could_say_is_counted_on(step, caplog):
+    acc, sink = RewardAccumulator(("a",), log_frequency=1), MemorySink()
+    with Reporter(acc, [sink]) as reporter:
+        reporter.step(step, acc.update_jit(acc.init(), {"a": np.ones(8, np.float32)}))
+    assert sink.records[0].step == 0
+    assert "it is beyond 2^53" in caplog.text

@@ -11,12 +11,14 @@ NUMBERS = dict.fromkeys(("mean", "std", "min", "max", "ema_short", "ema_long", "
     [
         (0.7, 0.7, "one constant value"),
         (0.0, 0.7, "almost only zeros"),
+        (-0.1, 0.7, "almost only zeros"),
         (0.0, 0.0, "almost only zeros"),
         (None, None, "one constant value, or almost only zeros"),
     ],
 )
-def test_flatline_says_which_of_both_its_step_can_be(low, high, text):
-    assert describe(Alert.FLATLINE, "a", {**NUMBERS, "min": low, "max": high}).startswith(f"FLATLINE: a - {text} (")
+def test_flatline_says_which_of_both_it_is_by_the_step_before(low, high, text):
+    before = {**NUMBERS, "min": low, "max": high}
+    assert describe(Alert.FLATLINE, "a", NUMBERS, before).startswith(f"FLATLINE: a - {text} (")
 
 
 def test_without_the_numbers_of_the_step_flatline_says_both():

@@ -3,6 +3,9 @@
 A rule has a condition to enter and a weaker one to stay (hysteresis). An episode begins when the first holds, is
 counted once, and ends after `cooldown_steps` steps on which the second does not hold. `literal` is the original
 document's table: no weaker condition, no cool-down. Names, texts and remedies live in `host.messages`.
+
+The members of a group answer one prompt, so their rewards go together: what would be rare of independent samples is
+common. So with groups OUTLIER counts the groups that have an outlier.
 """
 
 import enum
@@ -100,14 +103,19 @@ def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Floa
     return mean - width, mean + width
 
 
-def count_rare_outliers(added: Added, samples: Float[Array, " R"], stats: WindowStats) -> Float[Array, " R"]:
-    """Count the marked samples of a batch whose bin is not an atom of the run: 0.5 % of the samples in a narrow bin.
+def count_rare_outliers(
+    added: Added, samples: Float[Array, " R"], stats: WindowStats
+) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
+    """Count the marked samples of a batch whose bin is not an atom of the run, 0.5 % of the samples in a narrow bin.
 
     Args:
       added: the run with the batch in it, whose outliers are marked. (To read the run as it was before would keep the
         compiler from updating it in place.)
       samples: valid samples of the run before the step.
       stats: the window before the step.
+
+    Returns:
+      Their number, and that of all marked samples.
     """
     run = added.run
     before = count_to_float(run.low, run.high) - added.batch.astype(jnp.float32)
@@ -115,18 +123,22 @@ def count_rare_outliers(added: Added, samples: Float[Array, " R"], stats: Window
     least, greatest = bin_extremes(run)
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
     atom = frequent & (greatest - least <= 0.5 * std[:, None])
-    return reduce_together(sums=(jnp.where(atom, 0.0, added.marked.astype(jnp.float32)),), axis=1)[0]
+    marked = added.marked.astype(jnp.float32)
+    rare, every = reduce_together(sums=(jnp.where(atom, 0.0, marked), marked), axis=1)
+    return rare, every
 
 
 def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:
     if e.any_outlier is not None:
         return Rule(e.any_outlier, e.any_outlier)
-    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
+    size = np.float32(config.group_size or 1)
+    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / ((e.samples + np.float32(PRIOR_SAMPLES)) / size)
     steps = _steps_in(config.ema_alpha_short)
+    in_step = e.batch_samples / size
     k = steps * averages.outliers + e.batch_outliers
-    n = steps * averages.samples + e.batch_samples
+    n = steps * averages.samples / size + in_step
     surprise = jnp.maximum(
-        _surprise(k, n, rate), _surprise(e.batch_outliers, e.batch_samples, rate) - np.float32(math.log(10.0))
+        _surprise(k, n, rate), _surprise(e.batch_outliers, in_step, rate) - np.float32(math.log(10.0))
     )
     bound = np.float32(-math.log(config.false_alarm_rate))
     return Rule(warm & (e.batch_outliers > 0) & (surprise > bound), surprise > 0.5 * bound)

@@ -17,6 +17,7 @@ from tunrex_jax_monitor.device.config import Config, invalid
 from tunrex_jax_monitor.device.reduce import reduce_together
 
 Samples = ArrayLike | Sequence[Any]  # a list of numbers, of rows, or inside a jitted function of tracers
+_NO_NUMBERS = "OSUMmT"  # kinds of numpy: objects, texts, times
 EXTRA_ROWS = 2  # the weighted total, the lengths
 LIMIT = np.float32(1e16)  # a larger magnitude counts as infinite: its square would overflow the variance
 
@@ -115,7 +116,8 @@ def to_arrays(config: Config, rewards: Mapping[str, Samples]) -> dict[str, Any]:
 def _from_list(argument: str, value: Any) -> Any:
     """Make an array of a Python list, which inside a jitted function holds tracers, or of lists of them."""
     if not isinstance(value, list | tuple):
-        return value if hasattr(value, "dtype") and value.dtype != object else _to_array(argument, value)
+        is_array = hasattr(value, "dtype") and getattr(value.dtype, "kind", "f") not in _NO_NUMBERS
+        return value if is_array else _to_array(argument, value)
     rows_ = [_from_list(argument, item) for item in value]
     if len({jnp.shape(row) for row in rows_}) > 1:
         raise invalid(argument, "a ragged list", "rows of one length", "Pad them, and mask what is not there.")
@@ -183,14 +185,18 @@ def _check_mask(mask: Samples, shape: tuple[int, ...]) -> Array:
     given = _from_list("mask", mask)
     if jnp.shape(given) != shape:
         raise invalid("mask", jnp.shape(given), f"the rewards' shape {shape}", "One flag per completion.")
-    array = jnp.asarray(given)
-    return array if array.dtype == jnp.bool_ else array != 0
+    array = _to_real("mask", given)
+    return array if array.dtype == jnp.bool_ else jnp.abs(array) > 0  # NaN is no flag
 
 
 def _to_float32(argument: str, x: ArrayLike) -> Array:
+    return _to_real(argument, x).astype(jnp.float32)
+
+
+def _to_real(argument: str, x: ArrayLike) -> Array:
     array = jnp.asarray(x)
     if not (
         jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool
     ):
         raise invalid(argument, array.dtype.name, "a real dtype, integer or bool", "Cast it first.")
-    return array.astype(jnp.float32)
+    return array

@@ -104,8 +104,16 @@ class Config:
             raise invalid(
                 "correct_reward", self.correct_reward, f"None or one of {self.reward_names}", "Name a reward."
             )
+        self._check_correct()
         if not isinstance(self.correlations, bool):
             raise invalid("correlations", self.correlations, "True or False", "Leave it out to keep it off.")
+
+    def _check_correct(self) -> None:
+        judged = self.correct_reward
+        high = None if judged is None else self.bounds[self.reward_names.index(judged)][1]
+        if high is not None and self.correct_threshold > high:
+            allowed = f"at most {high}, the upper bound of {judged!r}"
+            raise invalid("correct_threshold", self.correct_threshold, allowed, "No completion could be correct.")
 
     @property
     def rewards(self) -> int:

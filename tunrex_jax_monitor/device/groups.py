@@ -15,6 +15,8 @@ from tunrex_jax_monitor.device import moments
 from tunrex_jax_monitor.device.bits import two_float_add
 from tunrex_jax_monitor.device.reduce import reduce_together
 
+_ROUNDING = 5e-7  # of the weights: four units in the last place
+
 
 class GroupBatch(NamedTuple):
     """One step's groups."""
@@ -23,6 +25,7 @@ class GroupBatch(NamedTuple):
     scored: Array  # uint32[rows]: with two members or more (one, if G = 1)
     zero_std: Array  # uint32[rows]: scored, and max - min <= tolerance
     incomplete: Array  # uint32[rows]: with a missing member
+    outlying: Array  # uint32[rows]: with a member outside the limits
     solved: Array  # uint32[G + 1, rows]: complete groups with c members >= threshold
     means: moments.Moments  # of the group means, to second order: float32[2, rows]
     std: Array  # float32[rows]: sum of the within-group standard deviations, ddof 1
@@ -59,6 +62,7 @@ def from_batch(
     x: Float[Array, "rows N"],
     valid: Bool[Array, "rows N"],
     weights: Float[np.ndarray, " R"],
+    limits: tuple[Float[Array, " R"], Float[Array, " R"]],
     *,
     group_size: int,
     tolerance: float,
@@ -66,29 +70,44 @@ def from_batch(
 ) -> GroupBatch:
     """Return the group statistics of one step; row R of `x` is the weighted total of rows 0 .. R-1."""
     x, valid = _split(x, valid, group_size)
-    of_group = _reduce_members(x, valid, len(weights), threshold)
+    of_group = _reduce_members(x, valid, len(weights), _thresholds(threshold, weights, x.shape[1]))
     n, mean = of_group.members, of_group.mean
     std = jnp.sqrt(of_group.m2 / jnp.maximum(n - 1.0, 1.0))
     some, scored, complete = n > 0, n >= min(2, group_size), n == group_size
-    zero = scored & (of_group.spread <= np.float32(tolerance))
+    zero = scored & (of_group.greatest - of_group.least <= np.float32(tolerance))
+    low, high = (_with_extra_rows(limit, x.shape[1]) for limit in limits)
+    outlying = (of_group.least < low[:, None]) | (of_group.greatest > high[:, None])
     *counts, total_std, total_share, total = reduce_together(
-        counts=(some, scored, zero, some & ~complete),
+        counts=(some, scored, zero, some & ~complete, outlying),
         sums=(jnp.where(scored, std, 0.0), of_group.share, jnp.where(scored, mean, 0.0)),
         axis=1,
     )
-    groups, scored_count, zero_std, incomplete = counts
+    groups, scored_count, zero_std, incomplete, with_outliers = counts
     scored_groups, zero_groups = scored_count.astype(jnp.float32), zero_std.astype(jnp.float32)
     return GroupBatch(
         groups=groups,
         scored=scored_count,
         zero_std=zero_std,
         incomplete=incomplete,
+        outlying=with_outliers,
         solved=_count_levels(of_group.correct, complete, group_size),
         means=moments.from_batch(mean, scored, scored_groups, total, orders=2),
         std=total_std,
         share=total_share * np.pad(weights, (0, len(total_share) - len(weights))),
         zero_share=jnp.where(scored_groups > 0, zero_groups / jnp.maximum(scored_groups, 1.0), np.float32(np.nan)),
     )
+
+
+def _thresholds(threshold: float, weights: Float[np.ndarray, " R"], rows: int) -> np.ndarray:
+    """Return from where on a member is correct; of the total a little less, as its sum is rounded: float32[rows]."""
+    limits = np.full(rows, threshold)
+    limits[len(weights)] -= _ROUNDING * max(abs(threshold), float(np.abs(weights).sum()))
+    return limits.astype(np.float32)
+
+
+def _with_extra_rows(limit: Array, rows: int) -> Array:
+    """Return a limit that no value of the rows behind the rewards exceeds."""
+    return jnp.pad(limit, (0, rows - limit.shape[0]), constant_values=np.float32(np.nan))
 
 
 def _count_levels(correct: Array, complete: Array, group_size: int) -> Array:
@@ -104,19 +123,20 @@ class _Groups(NamedTuple):
 
     members: Array
     correct: Array  # uint32: members >= threshold
-    spread: Array  # max - min
+    least: Array  # inf without a member
+    greatest: Array
     mean: Array
     m2: Array
     share: Array  # sum over members of (r - mean_g r)(R - mean_g R); times the weight, a reward's share
 
 
-def _reduce_members(x: Array, valid: Array, total: int, threshold: float) -> _Groups:
+def _reduce_members(x: Array, valid: Array, total: int, thresholds: np.ndarray) -> _Groups:
     """Reduce [G, rows, groups] over its members, in two passes; `total` is the row of R.
 
     For the share, a reward that is missing where R is there counts as zero, as it did in R.
     """
     n, correct, sums, low, minus_high = reduce_together(
-        counts=(valid, valid & (x >= np.float32(threshold))),
+        counts=(valid, valid & (x >= thresholds[None, :, None])),
         sums=(jnp.where(valid, x, 0.0),),
         mins=tuple(jnp.where(valid, v, np.float32(np.inf)) for v in (x, -x)),
         axis=0,
@@ -131,7 +151,7 @@ def _reduce_members(x: Array, valid: Array, total: int, threshold: float) -> _Gr
     offset = s1 / some  # what the rounded mean left over
     m2 = jnp.maximum(s2 - s1 * offset, 0.0)
     return _Groups(
-        n, correct, -minus_high - low, center + offset, m2, product - offset[total : total + 1] * beside_total
+        n, correct, low, -minus_high, center + offset, m2, product - offset[total : total + 1] * beside_total
     )
 
 

@@ -39,12 +39,18 @@ def merge(config: Config, a: MonitorState, b: MonitorState) -> MonitorState:
     merged = sketch.merge(sketch_of(a), sketch_of(b))
     return pack(a, _merge_fields(config, fa, fb))._replace(
         trace=_merge_rings(a.trace, b.trace, clock_a.interval, clock_b.interval),
-        window=window.join(a.window, b.window),
+        window=window.join(*_of_one_size(a.window, b.window)),
         sketch_low=merged.low,
         sketch_high=merged.high,
         sketch_greatest=merged.greatest,
         sketch_least=merged.least,
     )
+
+
+def _of_one_size(*windows: Array) -> list[Array]:
+    """Return windows of the size of the largest, with places in front of the others that were never filled."""
+    size = max(w.shape[1] for w in windows)
+    return [jnp.concatenate([window.init(w.shape[0], size - w.shape[1]), w], axis=1) for w in windows]
 
 
 def reset_interval(config: Config, state: MonitorState) -> MonitorState:

@@ -32,8 +32,8 @@ class Step(NamedTuple):
         return jnp.full_like(self.samples, np.nan) if self.groups is None else self.groups.zero_share
 
 
-def reduce(config: Config, given: Batch) -> Step:
-    """Reduce one batch."""
+def reduce(config: Config, given: Batch, limits: tuple[Array, Array]) -> Step:
+    """Reduce one batch; `limits` are those of `alerts.limits`."""
     x, valid = given.raw, given.valid
     here = jnp.ones_like(valid) if given.present is None else given.present
     nonfinite = (here & jnp.isnan(x), here & (x > LIMIT), here & (x < -LIMIT))
@@ -45,7 +45,7 @@ def reduce(config: Config, given: Batch) -> Step:
         axis=1,
     )
     samples = counts[0].astype(jnp.float32)
-    grouped, sums = _reduce_groups(config, given, valid)
+    grouped, sums = _reduce_groups(config, given, valid, limits)
     products, joint = _reduce_products(config, given, valid)
     step = Step(
         _tally(config, given, counts, grouped, joint),
@@ -81,7 +81,9 @@ def _tally(config: Config, given: Batch, counts: list[Array], grouped: GroupBatc
     )
 
 
-def _reduce_groups(config: Config, given: Batch, valid: Array) -> tuple[GroupBatch | None, Array]:
+def _reduce_groups(
+    config: Config, given: Batch, valid: Array, limits: tuple[Array, Array]
+) -> tuple[GroupBatch | None, Array]:
     none = jnp.zeros(given.raw.shape[0], jnp.float32)
     grouped, lengths = None, (none, none, none)
     if config.group_size is not None:
@@ -89,6 +91,7 @@ def _reduce_groups(config: Config, given: Batch, valid: Array) -> tuple[GroupBat
             given.raw,
             valid,
             np.asarray(config.weights, np.float32),
+            limits,
             group_size=config.group_size,
             tolerance=config.zero_std_tolerance,
             threshold=config.correct_threshold,

@@ -81,10 +81,11 @@ def _look(
     """
     given, fields = Batch(raw, present, has_lengths, samples), split_fields(config, words)
     stats = window_stats(config, window_, fields)
-    outside = is_outside(given, *one_kernel(partial(alerts.limits, config=config))(stats))
+    limits = one_kernel(partial(alerts.limits, config=config))(stats)
+    outside = is_outside(given, *limits)
     any_outlier = reduce_together(counts=(outside,), axis=1)[0] > 0 if config.detect == "literal" else None
     pushed = _push(config, window_, given) if present is None else None
-    return Seen(reduce(config, given), stats, any_outlier), _place(config, given, outside), pushed
+    return Seen(reduce(config, given, limits), stats, any_outlier), _place(config, given, outside), pushed
 
 
 def _conclude(
@@ -97,7 +98,7 @@ def _conclude(
     """
     fields, (step, stats, any_outlier) = split_fields(config, words), seen
     added = sketch.join(Sketch(low, high, planes.greatest, planes.least), planes)
-    outliers = _rare_outliers(config, fields, stats, added)
+    outliers = _rare_outliers(config, fields, seen, added)
     counters = _count(step, outliers)
     counted = tally(config, counters)
     episodes = _judge(config, fields, stats, counted, any_outlier)
@@ -209,9 +210,13 @@ def _place(config: Config, given: Batch, outside: Array) -> Places:
     return sketch.place(x, in_bins, outside, np.asarray(config.centers, np.float32))
 
 
-def _rare_outliers(config: Config, fields: Fields, stats: WindowStats, added: sketch.Added) -> Array:
+def _rare_outliers(config: Config, fields: Fields, seen: Seen, added: sketch.Added) -> Array:
+    """Count the rare outliers: float32[rows]; with groups, the groups that have some, see `alerts`."""
     run_samples = samples_so_far(fields)[RUN, : config.rewards]
-    rare = alerts.count_rare_outliers(added, run_samples, stats)
+    rare, marked = alerts.count_rare_outliers(added, run_samples, seen.stats)
+    if seen.step.groups is not None:
+        groups_with = seen.step.groups.outlying[: config.rewards].astype(jnp.float32)
+        rare = jnp.ceil(rare * groups_with / jnp.maximum(marked, 1.0))
     return jnp.pad(rare, (0, fields.alerts.shape[1] - config.rewards))
 
 

@@ -10,7 +10,7 @@ from tunrex_jax_monitor.device.alerts import BEGAN, TYPES, Alert
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.state import EVENTS, TraceRow
 from tunrex_jax_monitor.device.summary import Summary
-from tunrex_jax_monitor.host.messages import MESSAGES, describe, threshold
+from tunrex_jax_monitor.host.messages import MESSAGES, Numbers, describe, threshold
 from tunrex_jax_monitor.host.record import AlertEvent
 
 TOTAL = "reward"  # the name of the weighted total in keys, series and alerts
@@ -21,14 +21,17 @@ class AlertHistory:
 
     def __init__(self) -> None:
         self._began: set[tuple[int, int, Alert]] = set()
+        self._span = (0, 0)  # of updates of which every alert is known
 
-    def count(self, s: Summary, steps: int) -> int:
-        """Take in what a summary knows, and return how many alerts began in its last `steps` updates."""
-        last = int(s.updates)
+    def count(self, s: Summary, steps: int) -> int | None:
+        """Take in what a summary knows; return how many alerts began in its last `steps` updates, None if not known."""
+        last, known = int(s.updates), _known_from(s)
+        goes_on = known <= self._span[1] <= last
+        self._span = (min(self._span[0], known) if goes_on else known), last
         first = last - int(s.interval)  # what was told of later updates belongs to a past that has been given up
         before = {at for at in self._began if last - steps < at[0] <= first}
         self._began = before | {at for at in _began(s) if last - steps < at[0]}
-        return len(self._began)
+        return len(self._began) if self._span[0] <= max(0, last - steps) else None
 
 
 def count_back(s: Summary, step: int) -> range:
@@ -69,7 +72,7 @@ def alerts(config: Config, s: Summary, steps: Sequence[int]) -> tuple[AlertEvent
     names, rows, step_of = (*config.reward_names, TOTAL), dict(_trace(s)), _step_of(s, steps)
     first = int(s.updates) - int(s.interval)
     return tuple(
-        _event(config, kind, names[row], step_of(update), rows.get(update), row)
+        _event(config, kind, names[row], step_of(update), *(_numbers(rows.get(at), row) for at in (update, update - 1)))
         for update, row, kind in _began(s)
         if update > first
     )
@@ -101,6 +104,13 @@ def _began(s: Summary) -> list[tuple[int, int, Alert]]:
     return [(*at, kind) for at, word in sorted(words.items()) for bit, kind in bits if word >> bit & 1]
 
 
+def _known_from(s: Summary) -> int:
+    """Return the update behind which a summary knows every alert, by its trace or its ring."""
+    of_trace = int(s.updates) - min(len(s.trace), int(s.interval))
+    full = [row for row, seen in enumerate(s.events_seen) if seen > EVENTS]  # rows that have forgotten some
+    return min(of_trace, max((int(s.events[:, 0, row].min()) for row in full), default=0))
+
+
 def _trace(s: Summary) -> Iterator[tuple[int, TraceRow]]:
     """Yield (update, row) of each step of the interval that the trace still holds, oldest first."""
     length, interval, last = len(s.trace), int(s.interval), int(s.updates)
@@ -118,15 +128,20 @@ def _ring(s: Summary) -> Iterator[tuple[int, int, int]]:
             yield int(s.events[slot, 0, row]), row, int(s.events[slot, 1, row])
 
 
-def _event(config: Config, kind: Alert, name: str, step: int, row: TraceRow | None, i: int) -> AlertEvent:
+def _numbers(row: TraceRow | None, i: int) -> dict[str, float | None] | None:
     fields = ("mean", "std", "min", "max", "ema_short", "ema_long", "zero_share")
-    numbers = None if row is None else {field: _or_none(getattr(row, field)[i]) for field in fields}
+    return None if row is None else {field: _or_none(getattr(row, field)[i]) for field in fields}
+
+
+def _event(
+    config: Config, kind: Alert, name: str, step: int, numbers: Numbers | None, before: Numbers | None
+) -> AlertEvent:
     value = {Alert.DROP: "ema_short", Alert.SPIKE: "ema_short", Alert.GROUP_COLLAPSE: "zero_share"}.get(kind, "mean")
     return AlertEvent(
         step=step,
         reward=name,
         type=str(kind.name),
-        message=describe(kind, name, numbers),
+        message=describe(kind, name, numbers, before),
         remedy=MESSAGES[kind].remedy,
         value=None if numbers is None else numbers[value],
         threshold=threshold(kind, config),

@@ -151,7 +151,14 @@ def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
         (*(f"{name}/length_corr" for name in config.reward_names), "completions/reward_length_corr")
     ):
         covariance, variance_l, variance = (float(v) for v in s.lengths[:, i])
-        yield key, _correlation(covariance, variance_l, variance)
+        varies = variance_l > _rounding(s, row) and variance > _rounding(s, i)
+        yield key, _correlation(covariance, variance_l, variance) if varies else math.nan
+
+
+def _rounding(s: Summary, row: int) -> float:
+    """Return the sum of squared deviations that rounding leaves of an interval of equal values."""
+    low, high = (abs(float(v)) for v in s.interval_moments[4:, row])
+    return read_count(s.interval_counts[:, row]) * (4e-7 * max(low, high)) ** 2
 
 
 def _correlations(config: Config, s: Summary) -> Iterator[tuple[str, float]]:

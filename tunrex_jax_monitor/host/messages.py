@@ -68,20 +68,30 @@ MESSAGES: Mapping[Alert, Message] = {
 }
 
 
-def describe(kind: Alert, reward: str, numbers: Mapping[str, float | None] | None) -> str:
-    """Return the alert line. It starts with `TYPE: reward`, which the original document's readers split on."""
+Numbers = Mapping[str, float | None]
+
+
+def describe(kind: Alert, reward: str, numbers: Numbers | None, before: Numbers | None = None) -> str:
+    """Return the alert line. It starts with `TYPE: reward`, which the original document's readers split on.
+
+    Args:
+      kind: of the alert.
+      reward: its name.
+      numbers: of the step, where they are known.
+      before: of the step before it.
+    """
     if numbers is None:
         return f"{kind.name}: {reward} - {MESSAGES[kind].text}"
-    line = f"{kind.name}: {reward} - {_seen(kind, numbers)}"
+    line = f"{kind.name}: {reward} - {_seen(kind, before)}"
     shown = {name: "n/a" if value is None else f"{value:.4g}" for name, value in numbers.items()}
     return f"{line} ({MESSAGES[kind].numbers.format(**shown)})"
 
 
-def _seen(kind: Alert, numbers: Mapping[str, float | None]) -> str:
-    """Return the text; of FLATLINE only what its first step can be: one that varies is no constant."""
-    if kind is not Alert.FLATLINE or numbers["min"] is None:
+def _seen(kind: Alert, before: Numbers | None) -> str:
+    """Return the text; of FLATLINE which of both it is, as the step before shows: one that varied is no constant."""
+    if kind is not Alert.FLATLINE or before is None or before["min"] is None:
         return MESSAGES[kind].text
-    return "one constant value" if numbers["min"] == numbers["max"] != 0 else "almost only zeros"
+    return "one constant value" if before["min"] == before["max"] != 0 else "almost only zeros"
 
 
 def threshold(kind: Alert, config: Config) -> float | None:

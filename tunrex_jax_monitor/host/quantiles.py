@@ -77,12 +77,21 @@ def _order_statistic(points: Points, rank: int) -> float:
 def histogram(points: Points) -> Histogram:
     """Rebin into at most 64 bins whose edges are half-odd multiples of a power of two; counts stay whole."""
     least, greatest = min(points.low), max(points.high)
-    exponent = math.ceil(math.log2((greatest - least) / (BINS - 2))) if greatest > least else -3
+    exponent = _exponent_of_spread(least, greatest) if greatest > least else _exponent_of_one(least)
     first = math.floor(least / 2.0**exponent + 0.5)
     bins = math.floor(greatest / 2.0**exponent + 0.5) - first + 1
     grid = edges(exponent, first, bins)
     below = [sum(_below(edge, *point) for point in zip(*points, strict=True)) for edge in grid]
     return Histogram([b - a for a, b in pairwise(below)], grid.tolist())
+
+
+def _exponent_of_spread(least: float, greatest: float) -> int:
+    return math.ceil(math.log2((greatest - least) / (BINS - 2)))
+
+
+def _exponent_of_one(value: float) -> int:
+    """Return -3 where a float64 can say the edges of such a bin; 2^-40 of the value is far within."""
+    return max(-3, math.frexp(value)[1] - 40)
 
 
 def _below(edge: float, count: int, low: float, high: float) -> int:

@@ -31,7 +31,8 @@ def build(
     """
     values = dict(keys.scalars(config, summary))
     values["monitoring/step"] = float(steps[-1])
-    values["monitoring/alert_count"] = float(history.count(summary, RECENT))
+    recent = history.count(summary, RECENT)
+    values["monitoring/alert_count"] = math.nan if recent is None else float(recent)
     values["monitoring/dropped_records"] = float(dropped)
     return Record(
         step=steps[-1],

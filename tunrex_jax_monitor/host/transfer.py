@@ -20,7 +20,7 @@ from tunrex_jax_monitor.host.events import AlertHistory, count_back
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.quantiles import RunSketch
 from tunrex_jax_monitor.host.record import Record
-from tunrex_jax_monitor.host.schema import is_whole
+from tunrex_jax_monitor.host.schema import is_step
 
 if TYPE_CHECKING:
     from tunrex_jax_monitor.accumulator import RewardAccumulator
@@ -63,12 +63,12 @@ def as_step(number: Any) -> int:
     """Return an owner's step as a number that files can hold; waits for one on the device.
 
     Raises:
-      ValueError: it is no whole number of 64 bits.
+      ValueError: it is no whole number up to 2^53.
     """
     found, error = attempt(lambda: number if type(number) is int else int(np.asarray(number).reshape(())))
-    if found is None or not is_whole(found):
+    if found is None or not is_step(found):
         got, _ = attempt(lambda: f"{number!r:.50}")
-        why = "it has more than 64 bits" if error is None else error
+        why = "it is beyond 2^53" if error is None else error
         raise ValueError(f"step: got {got}, allowed: a whole number ({why}). Pass the step that ends.")
     return found
 
