@@ -72,6 +72,10 @@ def _contaminate(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
     return np.where(rng.random(x.shape) < 0.01, 12.0, x)  # 10 sigma above N(2, 1)
 
 
+def _bad_prompts(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    return np.where(_of_prompts(rng.random, x.shape) < 0.02, 12.0, x)
+
+
 def _one_nan(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
     x[:, 0, 0] = np.nan
     return x
@@ -92,6 +96,7 @@ FAULTS: dict[str, tuple[str, Stream]] = {
     "falls from -1 to -5": ("DROP", _after(lambda rng, x: x - 4.0, _near_minus_one)),
     "jumps by 3x": ("SPIKE", _after(lambda rng, x: 3 * x, _normal)),
     "1 % of samples at 10 sigma": ("OUTLIER", _after(_contaminate, _normal)),
+    "2 % of prompts at 10 sigma": ("OUTLIER", _after(_bad_prompts, _normal)),
     "one NaN": ("NONFINITE", _after(_one_nan, _normal)),
     "all groups of zero variance": ("GROUP_COLLAPSE", _after(_collapse, _normal)),
     "stuck at its maximum": ("SATURATION", _after(lambda rng, x: 0 * x + 1.0, _coin)),

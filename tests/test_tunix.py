@@ -308,6 +308,21 @@ def test_a_clock_besides_ends_no_step_of_which_the_trainer_hands_over_the_reward
     assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 32)
 
 
+def test_steps_before_the_first_that_the_trainer_hands_over_are_the_owners(tmp_path):
+    monitoring, hook = watch(tmp_path)
+    for step in range(4):
+        completions, calls = [f"{step}-{i}" for i in range(8)], {}
+        for function in monitoring.get_wrapped_reward_functions():
+            calls[function.name] = function(prompts=["p"] * 8, completions=completions, mode="train")
+        monitoring.update_step(step)
+        if step >= 2:
+            hook(buffer(step, [calls]))
+    monitoring.finalize()
+    data = json.loads((tmp_path / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(4))
+    assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 32)
+
+
 @pytest.mark.parametrize("steps", [3, 100])
 def test_a_hook_that_is_never_called_costs_no_step(tmp_path, steps):
     monitoring, hook = watch(tmp_path)

@@ -194,8 +194,12 @@ class GRPOMonitoringIntegration:
         """
         with self._signals:
             self.intake.end_step(step, reward_values)
-            if self._signals.take():
-                self.flush(_FLUSH_SECONDS)
+            self.write_where_signalled()
+
+    def write_where_signalled(self) -> None:
+        """Write what has been handed over where a SIGTERM came that the process outlives; where a step has ended."""
+        if self._signals.take():
+            self.flush(_FLUSH_SECONDS)
 
     def metric_fn(self, *_: Any, completions: Any = None, advantages: Any = None, **__: Any) -> dict[str, Any]:
         """Take the advantages of a step; for Tunix's `metric_fns`. Those of an evaluation are left out. Returns {}."""

@@ -241,6 +241,20 @@ def test_a_total_that_is_rounded_below_the_threshold_is_correct_all_the_same():
     assert scalars["groups/solve_none"] == 1.0
 
 
+def test_a_correlation_of_few_lengths_that_differ_is_told():
+    acc, rng = trm.RewardAccumulator(("a",), group_size=8, log_frequency=100), np.random.default_rng(0)
+    state, rewards, lengths = acc.init(batch_size=1024), [], []
+    for _ in range(40):
+        x = rng.random(1024).astype(np.float32)
+        length = (32768 - rng.integers(1, 3, 1024) * (rng.random(1024) < 3e-4)).astype(np.float32)
+        state = acc.update_jit(state, {"a": x}, lengths=length)
+        rewards.append(x.reshape(-1, 8).astype(float))
+        lengths.append(length.reshape(-1, 8).astype(float))
+    d, dl = (v - v.mean(1, keepdims=True) for v in map(np.concatenate, (rewards, lengths)))
+    want = (d * dl).sum() / np.sqrt((d * d).sum() * (dl * dl).sum())
+    assert acc.record(state).scalars["a/length_corr"] == pytest.approx(want, abs=1e-5)
+
+
 @pytest.mark.parametrize("size", [5, 6, 9, 13, 20])
 @pytest.mark.parametrize("constant", ["reward", "length", "both"])
 def test_a_side_that_does_not_vary_has_no_correlation_with_the_other(size, constant):

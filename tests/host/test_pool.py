@@ -89,6 +89,21 @@ def test_a_round_that_a_coroutine_is_at_work_on_is_not_taken_with_the_step_of_it
     assert p.take() == {"train": [{"a": f(1), "b": f(2)}]}
 
 
+def test_a_function_that_was_given_what_another_is_still_changing_is_of_its_round():
+    p = Pool(NAMES)
+    p.add("train", 2, "b", f(2))  # began behind the change, and ends first
+    p.add("train", 1, "a", f(1), key_after=2)
+    assert p.take("none") == {"train": [{"a": f(1), "b": f(2)}]}
+
+
+def test_completions_that_are_judged_one_by_one_keep_their_rounds():
+    p = Pool(NAMES)
+    for name in NAMES:
+        for completion in range(5000):
+            p.add("train", completion, name, f(completion))
+    assert [len(round_) for round_ in p.take("none")["train"]] == [2] * 5000
+
+
 def test_completions_that_a_function_changes_are_of_the_same_round():
     p = Pool((*NAMES, "c"))
     p.add("train", 1, "a", f(1), key_after=2)

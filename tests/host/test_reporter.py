@@ -810,3 +810,31 @@ def test_a_loop_by_callback_that_is_closed_without_its_state_is_told(caplog, giv
         mon = emit(mon, batch(0))
         reporter.close(mon if given else None)
     assert ("Call close(state)" in caplog.text) is not given
+
+
+def test_a_flush_on_another_thread_that_waits_for_a_sink_holds_no_step():
+    gate, waits = threading.Event(), threading.Event()
+
+    class Slow(MemorySink):
+        def write(self, record):
+            waits.set()
+            gate.wait(60)
+            super().write(record)
+
+    acc = RewardAccumulator(("a",), log_frequency=2)
+    state, sink = acc.init(), Slow()
+    with Reporter(acc, [sink]) as reporter:
+        for step in range(2):
+            state = reporter.step(step, acc.update_jit(state, {"a": np.ones(8, np.float32)}))
+        assert waits.wait(60)
+        flusher = threading.Thread(target=reporter.flush, args=(None, 60.0))
+        flusher.start()
+        for step in range(2, 10):  # were a turn missed, its interval would be longer
+            state = reporter.step(step, acc.update_jit(state, {"a": np.ones(8, np.float32)}))
+        assert flusher.is_alive()
+        gate.set()
+        flusher.join()
+        reporter.close(state)
+    assert [record.series["step"] for record in sink.records if record.series["step"]] == [
+        [step, step + 1] for step in range(0, 10, 2)
+    ]

@@ -4,8 +4,8 @@ A rule has a condition to enter and a weaker one to stay (hysteresis). An episod
 counted once, and ends after `cooldown_steps` steps on which the second does not hold. `literal` is the original
 document's table: no weaker condition, no cool-down. Names, texts and remedies live in `host.messages`.
 
-The members of a group answer one prompt, so their rewards go together: what would be rare of independent samples is
-common. So with groups OUTLIER counts the groups that have an outlier.
+The members of a group answer one prompt, so their outliers come together. OUTLIER learns from the run how many do, and
+takes so many for one.
 """
 
 import enum
@@ -79,6 +79,7 @@ class Evidence(NamedTuple):
     varied: Array  # bool[R]: two different values have been seen, or a bound is declared
     samples: Array  # float32[R]: valid samples before the step, over the run
     outliers: Array  # float32[R]: rare outliers before the step, over the run
+    outlying: Array  # float32[R]: groups that had some
     batch_samples: Array  # float32[R]
     batch_outliers: Array  # float32[R]: rare outliers in the step
     any_outlier: Array | None  # bool[R], for the literal rule
@@ -131,17 +132,28 @@ def count_rare_outliers(
 def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:
     if e.any_outlier is not None:
         return Rule(e.any_outlier, e.any_outlier)
-    size = np.float32(config.group_size or 1)
-    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / ((e.samples + np.float32(PRIOR_SAMPLES)) / size)
+    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
     steps = _steps_in(config.ema_alpha_short)
-    in_step = e.batch_samples / size
     k = steps * averages.outliers + e.batch_outliers
-    n = steps * averages.samples / size + in_step
+    n = steps * averages.samples + e.batch_samples
+    together = _together(e, config)
     surprise = jnp.maximum(
-        _surprise(k, n, rate), _surprise(e.batch_outliers, in_step, rate) - np.float32(math.log(10.0))
+        _surprise(k, n, rate) / together,
+        _surprise(e.batch_outliers, e.batch_samples, rate) / together - np.float32(math.log(10.0)),
     )
     bound = np.float32(-math.log(config.false_alarm_rate))
     return Rule(warm & (e.batch_outliers > 0) & (surprise > bound), surprise > 0.5 * bound)
+
+
+def _together(e: Evidence, config: Config) -> Array:
+    """Return how many samples count as one: outliers come together where they are of hard prompts, not of samples.
+
+    The design effect of clusters, which their size weighs: three times what a group with outliers has more than one was
+    measured to do. Before data speaks, a whole group counts as one.
+    """
+    size = np.float32(config.group_size or 1)
+    in_group = (e.outliers + size) / (e.outlying + 1.0)
+    return jnp.clip(3.0 * in_group - 2.0, 1.0, size)
 
 
 def _surprise(k: Array, n: Array, rate: Array) -> Array:

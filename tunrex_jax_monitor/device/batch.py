@@ -186,7 +186,7 @@ def _check_mask(mask: Samples, shape: tuple[int, ...]) -> Array:
     if jnp.shape(given) != shape:
         raise invalid("mask", jnp.shape(given), f"the rewards' shape {shape}", "One flag per completion.")
     array = _to_real("mask", given)
-    return array if array.dtype == jnp.bool_ else jnp.abs(array) > 0  # NaN is no flag
+    return array if array.dtype == jnp.bool_ else (array != 0) & (array == array)  # NaN is no flag
 
 
 def _to_float32(argument: str, x: ArrayLike) -> Array:

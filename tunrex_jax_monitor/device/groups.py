@@ -15,7 +15,7 @@ from tunrex_jax_monitor.device import moments
 from tunrex_jax_monitor.device.bits import two_float_add
 from tunrex_jax_monitor.device.reduce import reduce_together
 
-_ROUNDING = 5e-7  # of the weights: four units in the last place
+_ROUNDING = 1e-6  # eight units in the last place, what a sum of as many rewards may lack
 
 
 class GroupBatch(NamedTuple):
@@ -101,7 +101,7 @@ def from_batch(
 def _thresholds(threshold: float, weights: Float[np.ndarray, " R"], rows: int) -> np.ndarray:
     """Return from where on a member is correct; of the total a little less, as its sum is rounded: float32[rows]."""
     limits = np.full(rows, threshold)
-    limits[len(weights)] -= _ROUNDING * max(abs(threshold), float(np.abs(weights).sum()))
+    limits[len(weights)] -= _ROUNDING * abs(threshold)
     return limits.astype(np.float32)
 
 

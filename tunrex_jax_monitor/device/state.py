@@ -81,6 +81,7 @@ class Tally(NamedTuple):
     neginf: Any
     masked: Any
     outliers: Any  # rare outliers, for the OUTLIER rule
+    outlying: Any  # groups that have some
     joint: Any  # samples where every reward counts
     groups: Any
     scored: Any

@@ -71,6 +71,7 @@ def _tally(config: Config, given: Batch, counts: list[Array], grouped: GroupBatc
         neginf=neginf,
         masked=np.uint32(given.samples) - valid - nan - posinf - neginf,
         outliers=zero,
+        outlying=zero,
         joint=jnp.broadcast_to(joint, valid.shape),
         groups=zero if grouped is None else grouped.groups,
         scored=zero if grouped is None else grouped.scored,

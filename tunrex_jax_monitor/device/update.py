@@ -98,8 +98,8 @@ def _conclude(
     """
     fields, (step, stats, any_outlier) = split_fields(config, words), seen
     added = sketch.join(Sketch(low, high, planes.greatest, planes.least), planes)
-    outliers = _rare_outliers(config, fields, seen, added)
-    counters = _count(step, outliers)
+    outliers, outlying = _rare_outliers(config, fields, seen, added)
+    counters = _count(step, outliers, outlying)
     counted = tally(config, counters)
     episodes = _judge(config, fields, stats, counted, any_outlier)
     averages = _advance_averages(config, fields.averages, step, outliers)
@@ -183,10 +183,11 @@ def _advance_recent(recent: Array, step: Step) -> Array:
     return jnp.where((step.samples > 0)[None], now, recent)
 
 
-def _count(step: Step, outliers: Array) -> Array:
+def _count(step: Step, outliers: Array, outlying: Array) -> Array:
     """Return everything that is counted, as one array: uint32[K, rows]."""
     rows = step.tally.valid.shape[0]
-    *single, solved, atoms = step.tally._replace(outliers=outliers[:rows].astype(jnp.uint32))
+    rare, groups_with = (v[:rows].astype(jnp.uint32) for v in (outliers, outlying))
+    *single, solved, atoms = step.tally._replace(outliers=rare, outlying=groups_with)
     counters = jnp.concatenate([shards.stack(single), solved, atoms])
     return jnp.pad(counters, ((0, 0), (0, len(outliers) - rows)))
 
@@ -210,14 +211,16 @@ def _place(config: Config, given: Batch, outside: Array) -> Places:
     return sketch.place(x, in_bins, outside, np.asarray(config.centers, np.float32))
 
 
-def _rare_outliers(config: Config, fields: Fields, seen: Seen, added: sketch.Added) -> Array:
-    """Count the rare outliers: float32[rows]; with groups, the groups that have some, see `alerts`."""
+def _rare_outliers(config: Config, fields: Fields, seen: Seen, added: sketch.Added) -> tuple[Array, Array]:
+    """Count the rare outliers, and about how many groups have some: float32[rows] each."""
     run_samples = samples_so_far(fields)[RUN, : config.rewards]
     rare, marked = alerts.count_rare_outliers(added, run_samples, seen.stats)
-    if seen.step.groups is not None:
+    outlying = rare
+    if seen.step.groups is not None:  # which of the marked samples are rare is known by bin, not by group
         groups_with = seen.step.groups.outlying[: config.rewards].astype(jnp.float32)
-        rare = jnp.ceil(rare * groups_with / jnp.maximum(marked, 1.0))
-    return jnp.pad(rare, (0, fields.alerts.shape[1] - config.rewards))
+        outlying = jnp.ceil(rare * groups_with / jnp.maximum(marked, 1.0))
+    extra = (0, fields.alerts.shape[1] - config.rewards)
+    return jnp.pad(rare, extra), jnp.pad(outlying, extra)
 
 
 def _judge(
@@ -232,6 +235,7 @@ def _judge(
         varied=jnp.asarray(declared) | (low < high),
         samples=samples_so_far(fields)[RUN, :r],
         outliers=samples_so_far(fields, "outliers")[RUN, :r],
+        outlying=samples_so_far(fields, "outlying")[RUN, :r],
         batch_samples=counted.valid[:r].astype(jnp.float32),
         batch_outliers=counted.outliers[:r].astype(jnp.float32),
         any_outlier=any_outlier,

@@ -60,7 +60,7 @@ class Intake:
         self._is_given = self._is_owners = False  # what a trainer hands over counts; or what the owner ends
         self._silent_steps = 0  # ended before there was data
         self._sources: list[Callable[[], object]] = []
-        self._unsure: list[Callable[[], object]] = []  # folds of steps that a source may hand over as well
+        self._unsure: list[tuple[SupportsInt, Callable[[], object]]] = []  # steps that a source may hand over as well
         self._pid = os.getpid()
         monitor.closes_at_exit = False  # its first step may still be compiling then, with others behind it
         self._close_at_exit = partial(self.close, _EXIT_SECONDS)
@@ -102,13 +102,13 @@ class Intake:
         self.guard(self._settle_unsure)
         self.guard(lambda: self._end_step(step, None, is_sure=True))
 
-    def expect_given(self) -> None:
-        """Say that rewards are being handed over by step: what the functions returned so far comes that way too."""
+    def expect_given(self, first: int) -> None:
+        """Say that rewards are handed over, from this step on: what the functions returned in it comes that way too."""
         if self._is_owners:
             self.tell("The trainer hands over rewards that update_step has ended the steps of; those are counted.")
         elif not self._is_given:
             self._is_given = self._has_stepped = True
-            self._unsure.clear()
+            self._settle_unsure(before=first)
             self._collector.stop_listening()
 
     def add(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
@@ -192,16 +192,17 @@ class Intake:
             self._count_silent_step()
         if rounds or looks or given:
             fold = partial(self._fold_step, rounds, looks, given, time.monotonic() + _SETTLE_SECONDS)
-            self._unsure.append(partial(self._background.put, partial(fold, hold(step)), holds_step=True))
+            self._unsure.append((step, partial(fold, hold(step))))
         self._is_owners = self._is_owners or len(self._unsure) > _UNSURE
         if is_sure or self._is_owners:
             self._settle_unsure()
 
-    def _settle_unsure(self) -> None:
-        """Fold the steps that no trainer has handed over."""
+    def _settle_unsure(self, before: int | None = None) -> None:
+        """Fold the steps that no trainer has handed over: all, or those before one, and forget the others."""
         unsure, self._unsure = self._unsure, []
-        for fold in unsure:
-            fold()
+        for step, fold in unsure:
+            if before is None or (isinstance(step, int) and step < before):
+                self._background.put(fold, holds_step=True)
 
     def _count_silent_step(self) -> None:
         self._silent_steps += 1
@@ -214,7 +215,7 @@ class Intake:
     def _end_given_step(
         self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None
     ) -> None:
-        self.expect_given()
+        self.expect_given(int(step))
         if self._is_owners:
             return
         extra = self._collector.take_advantages(completions) if "train" in rounds else {}

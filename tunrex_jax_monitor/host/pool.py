@@ -5,7 +5,7 @@ from several threads at once, training and evaluation mixed, and several to a st
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -20,7 +20,8 @@ from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host.at_work import now
 from tunrex_jax_monitor.host.samples import to_samples
 
-_AT_ONCE = 1024  # rounds of a mode that wait for rewards, which may never come
+_AT_ONCE = 64  # rounds of one key that wait for rewards which never come
+_OPEN = 16_384  # rounds of any key; where each completion is judged by itself, a step may have thousands
 
 
 class Batch(NamedTuple):
@@ -37,6 +38,7 @@ Round = dict[str, Any]  # by name, what a function returned: float32[n], or an a
 class _Open:
     """A round that lacks a reward."""
 
+    mode: str
     values: Round
     keys: set[int]
     thread: int  # that began it
@@ -46,7 +48,6 @@ class _Open:
 class Look(NamedTuple):
     """What a round had at one time."""
 
-    mode: str
     round: _Open
     rewards: int
 
@@ -61,7 +62,8 @@ class Pool:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)
         self._lock = threading.Lock()
-        self._open: dict[str, list[_Open]] = {}
+        self._open: dict[int, _Open] = {}  # by identity, in order
+        self._by_key: dict[tuple[str, int], list[_Open]] = {}
         self._closed: dict[str, list[Round]] = {}
 
     def add(
@@ -78,23 +80,25 @@ class Pool:
             else that of its own thread.
           key_after: by which the round is known as well from now on, since the function has changed the completions.
         """
-        own = threading.get_ident()
+        own, keys = threading.get_ident(), {key, key if key_after is None else key_after}
         with self._lock:
-            rounds = self._open.setdefault(mode, [])
-            same = [round_ for round_ in rounds if key in round_.keys]
+            same = list(dict.fromkeys(round_ for each in keys for round_ in self._by_key.get((mode, each), ())))
             lacking = [round_ for round_ in same if name not in round_.values]
             if lacking:
                 found = max(lacking, key=lambda round_: (round_.batch == batch, round_.thread == own))
             else:
                 over = [round_ for round_ in same if (round_.thread, round_.batch) == (own, batch)]
-                for round_ in over or rounds[:-_AT_ONCE]:
-                    self._close(mode, round_)
-                found = _Open({}, set(), own, batch)
-                rounds.append(found)
+                for round_ in over or same[:-_AT_ONCE]:
+                    self._close(round_)
+                if len(self._open) >= _OPEN:
+                    self._close(next(iter(self._open.values())))
+                found = self._open_round(_Open(mode, {}, set(), own, batch))
             found.values[name] = samples
-            found.keys |= {key, key if key_after is None else key_after}
+            for each in keys - found.keys:
+                self._by_key.setdefault((mode, each), []).append(found)
+            found.keys |= keys
             if len(found.values) == len(self._names):
-                self._close(mode, found)
+                self._close(found)
 
     def take(self, unfinished: Literal["none", "mine", "all"] = "mine") -> dict[str, list[Round]]:
         """Take out all rounds, by mode.
@@ -105,29 +109,28 @@ class Pool:
         """
         own = threading.get_ident()
         with self._lock:
-            for mode, rounds in self._open.items():
-                for round_ in list(rounds):
-                    is_over = round_.thread == own and not self._goes_on(round_)
-                    if unfinished == "all" or (unfinished == "mine" and is_over):
-                        self._close(mode, round_)
-            self._open = {mode: rounds for mode, rounds in self._open.items() if rounds}
+            goes_on = self._going_on()
+            for round_ in list(self._open.values()):
+                is_over = round_.thread == own and not goes_on(round_)
+                if unfinished == "all" or (unfinished == "mine" and is_over):
+                    self._close(round_)
             closed, self._closed = self._closed, {}
             return closed
 
     def look(self) -> list[Look]:
         """Return what there is of rounds that are being gone on with, or not."""
         with self._lock:
-            return [Look(mode, round_, len(round_.values)) for mode, rounds in self._open.items() for round_ in rounds]
+            return [Look(round_, len(round_.values)) for round_ in self._open.values()]
 
     def take_left(self, looks: Iterable[Look]) -> dict[str, list[Round]]:
         """Take out the rounds that got no reward since that look, and that no function is at work on."""
         left: dict[str, list[Round]] = {}
         with self._lock:
-            for mode, round_, rewards in looks:
-                is_open = round_ in self._open.get(mode, ())
-                if is_open and len(round_.values) == rewards and not self._goes_on(round_):
-                    self._open[mode].remove(round_)
-                    left.setdefault(mode, []).append(round_.values)
+            goes_on = self._going_on()
+            for round_, rewards in looks:
+                if id(round_) in self._open and len(round_.values) == rewards and not goes_on(round_):
+                    self._remove(round_)
+                    left.setdefault(round_.mode, []).append(round_.values)
         return left
 
     @property
@@ -136,18 +139,35 @@ class Pool:
         with self._lock:
             return sum(map(len, self._closed.values()))
 
-    def _goes_on(self, round_: _Open) -> bool:
-        """Tell whether a function that it lacks is at work on it, or on an object of no round, in its thread."""
-        known = {other.batch for rounds in self._open.values() for other in rounds}
-        return any(
-            work.name not in round_.values
-            and (work.batch == round_.batch or (work.batch not in known and work.thread == round_.thread))
-            for work in now()
-        )
+    def _going_on(self) -> Callable[[_Open], bool]:
+        """Return what tells whether a function that a round lacks is at work on it, or on no round's, in its thread."""
+        known, works = {round_.batch for round_ in self._open.values()}, now()
 
-    def _close(self, mode: str, round_: _Open) -> None:
-        self._closed.setdefault(mode, []).append(round_.values)
-        self._open[mode].remove(round_)
+        def goes_on(round_: _Open) -> bool:
+            return any(
+                work.name not in round_.values
+                and (work.batch == round_.batch or (work.batch not in known and work.thread == round_.thread))
+                for work in works
+            )
+
+        return goes_on
+
+    def _open_round(self, round_: _Open) -> _Open:
+        self._open[id(round_)] = round_
+        return round_
+
+    def _close(self, round_: _Open) -> None:
+        self._closed.setdefault(round_.mode, []).append(round_.values)
+        self._remove(round_)
+
+    def _remove(self, round_: _Open) -> None:
+        del self._open[id(round_)]
+        for key in round_.keys:
+            others = [other for other in self._by_key[round_.mode, key] if other is not round_]
+            if others:
+                self._by_key[round_.mode, key] = others
+            else:
+                del self._by_key[round_.mode, key]
 
 
 def join(rounds: Sequence[Mapping[str, Any]], names: Sequence[str], group_size: int, least: int) -> Batch:

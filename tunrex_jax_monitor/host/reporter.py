@@ -36,7 +36,7 @@ from tunrex_jax_monitor.host.worker import SinkWorker
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _FLUSH_SECONDS = 10.0  # after SIGTERM there is little time
-_TURN_SECONDS = 2.0  # that a step waits at most, where it has to emit while another thread does since a signal came
+_TURN_SECONDS = 2.0  # that a step waits, where it has to emit while another thread flushes
 _SETTLE_SECONDS = 1.0  # that sinks get before the last record, which counts what they have lost
 
 
@@ -88,7 +88,7 @@ class Reporter:
         processes.announce()
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._emitter = Emitter(acc)
-        self._pending, self._turn = Pending(), Turn()
+        self._pending, self._turn, self._is_in_turn = Pending(), Turn(), True
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = self._is_over = False
         self._pid = os.getpid()
@@ -109,8 +109,8 @@ class Reporter:
         if not self._is_on():
             self._pending.forget_calls()
             return state
-        with self._signals, self._turn.wait(self._patience()) as is_ours:
-            after, error = attempt(partial(self._step, state)) if is_ours else (None, None)  # else with the next step
+        with self._signals, self._turn.wait(self._patience()) as self._is_in_turn:
+            after, error = attempt(partial(self._step, state)) if self._is_in_turn else (None, None)
             if after is not None and self._signals.take():
                 after = self._flush(after, _FLUSH_SECONDS)
         if error is None:
@@ -120,8 +120,9 @@ class Reporter:
         return state
 
     def _patience(self) -> float:
-        """Return how long a step waits for a thread that writes since a signal came: as a rule nothing."""
-        return _TURN_SECONDS if self._pending.length >= self._acc.log_frequency else 0.0
+        """Return how long a step waits for a thread that flushes: nothing, unless it has to emit, and then once."""
+        is_due = self._pending.length >= self._acc.log_frequency
+        return _TURN_SECONDS if is_due and self._is_in_turn else 0.0
 
     def _step(self, state: MonitorState) -> MonitorState | None:
         interval = self._pending.read()
@@ -139,8 +140,7 @@ class Reporter:
         """Return the state to go on with; an interval ends here, or who is interrupted would go on with the last."""
         if after is None or after is given:
             return given
-        with self._turn.wait(_TURN_SECONDS):
-            self._pending.begin(after)
+        self._pending.begin(after)
         return after
 
     def _emit(self, state: MonitorState, ended: Interval, *, with_run: bool = False) -> MonitorState:
@@ -192,9 +192,10 @@ class Reporter:
         Returns:
           The state to go on with, when one was given. Never raises.
         """
-        seconds = as_seconds(timeout_seconds)
-        with self._signals, self._turn.wait(seconds):
-            after = self._flush(state, seconds)
+        if os.getpid() != self._pid:
+            return state
+        with self._signals:
+            after = self._flush(state, as_seconds(timeout_seconds))
         return after if state is None else self._hand_over(state, after)
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
@@ -243,9 +244,8 @@ class Reporter:
         """
         if self._is_over or os.getpid() != self._pid:  # a forked child has none of the threads
             return
-        seconds = as_seconds(timeout_seconds)
-        with self._signals, self._turn.wait(seconds):
-            self._close(state, seconds)
+        with self._signals:
+            self._close(state, as_seconds(timeout_seconds))
         self._is_over = True
         self._signals.restore()
 
@@ -266,7 +266,8 @@ class Reporter:
         self._emit_rest(final, time.monotonic() + timeout_seconds)
 
     def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
-        after, error = attempt(lambda: self._emit_last(state, self._pending.read()))
+        with self._turn.wait(max(0.0, end - time.monotonic())):
+            after, error = attempt(lambda: self._emit_last(state, self._pending.read()))
         self._settle(error, end)
         return state if after is None else after
 

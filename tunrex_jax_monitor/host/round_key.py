@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tunrex_jax_monitor.host.guard import attempt
-
 _PLAIN = (str, bytes, int, float, type(None))
 
 
@@ -28,8 +26,10 @@ def _fingerprint(value: Any) -> int:
     if isinstance(value, _PLAIN):
         return hash(value)
     if isinstance(value, list | tuple):
-        whole, _ = attempt(lambda: hash(tuple(value)))  # texts and token ids, twenty times as fast
-        return hash(tuple(map(_fingerprint, value))) if whole is None else whole
+        try:
+            return hash(tuple(value))  # texts and token ids, twenty times as fast
+        except TypeError:
+            return hash(tuple(map(_fingerprint, value)))
     if isinstance(value, Mapping):
         return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":

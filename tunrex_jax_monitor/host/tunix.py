@@ -151,7 +151,7 @@ class _Hook:
     def _add(self, buffer: Any) -> bool:
         rounds = _rounds(buffer.metrics, _names(self.monitoring, buffer.metrics))
         if rounds:
-            self.monitoring.intake.expect_given()
+            self.monitoring.intake.expect_given(int(buffer.global_steps))
             step = self._waiting.setdefault((int(buffer.global_steps), mode_of(buffer.mode)), _Step([], [], []))
             step.buffers.append(buffer)
             step.rounds.extend(rounds)
@@ -164,6 +164,7 @@ class _Hook:
         for at in sorted(at for at in self._waiting if at not in queued and (trainer is None or at[0] < trainer)):
             step = self._waiting.pop(at)
             self.monitoring.intake.end_given_step(at[0], {at[1]: step.rounds}, step.completions or None)
+            self.monitoring.write_where_signalled()
 
     def _queued(self) -> list[Any]:
         kinds = ("_buffered_train_metrics", "_buffered_eval_metrics")
