@@ -149,11 +149,11 @@ def _together(e: Evidence, config: Config) -> Array:
     """Return how many samples count as one: outliers come together where they are of hard prompts, not of samples.
 
     The design effect of clusters, which their size weighs: three times what a group with outliers has more than one was
-    measured to do. Before data speaks, a whole group counts as one.
+    measured to do, and a tenth more is chance. Before data speaks, a whole group counts as one.
     """
     size = np.float32(config.group_size or 1)
-    in_group = (e.outliers + size) / (e.outlying + 1.0)
-    return jnp.clip(3.0 * in_group - 2.0, 1.0, size)
+    in_group = (e.outliers + 0.5 * size) / (e.outlying + 0.5)
+    return jnp.clip(1.0 + 3.0 * (in_group - np.float32(1.1)), 1.0, size)
 
 
 def _surprise(k: Array, n: Array, rate: Array) -> Array:

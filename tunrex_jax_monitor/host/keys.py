@@ -156,9 +156,9 @@ def _lengths(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
 
 
 def _rounding(s: Summary, row: int) -> float:
-    """Return a bound of what rounding leaves of the squared deviations of equal values: their own mean's, to 1e-3."""
+    """Return a bound of what rounding leaves of the squared deviations of equal values: their mean is off by that."""
     low, high = (abs(float(v)) for v in s.interval_moments[4:, row])
-    return read_count(s.interval_counts[:, row]) * (1e-8 * max(low, high)) ** 2
+    return read_count(s.interval_counts[:, row]) * (1e-7 * max(low, high)) ** 2
 
 
 def _correlations(config: Config, s: Summary) -> Iterator[tuple[str, float]]:
