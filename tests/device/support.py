@@ -89,7 +89,9 @@ def fields(acc: RewardAccumulator, state) -> state_lib.Fields:
 def order_free(acc: RewardAccumulator, state) -> dict:
     """What must not depend on the order of samples, by name."""
     f = fields(acc, state)
-    low, high = (t._replace(outliers=None) for t in (f.low, f.high))  # judged against the state before the step
+    low, high = (
+        t._replace(outliers=None, outlying=None) for t in (f.low, f.high)
+    )  # judged against the state before the step
     exact = {"low": low, "high": high, "extremes": f.extremes, "sketch": tuple(np.asarray(v) for v in state[3:])}
     rounded = {"moments": f.moments, "group_means": f.group_means, "sums": f.group_sums, "products": f.products}
     return {"exact": exact, "rounded": rounded}
