@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt
 
-from tunrex_jax_monitor.device import alerts, batch, kernel, merge, shards, summary, update
+from tunrex_jax_monitor.device import batch, kernel, merge, rarity, shards, summary, update
 from tunrex_jax_monitor.device import state as state_lib
 from tunrex_jax_monitor.device.batch import Samples
 from tunrex_jax_monitor.device.config import MAX_COUNTED, Config, as_integer, invalid
@@ -92,7 +92,7 @@ class RewardAccumulator(Config):
         fields, arrays = state_lib.unpack(self, state), batch.to_arrays(self, rewards)
         step = batch.collect(self, arrays, mask, None, beside=state)
         stats = update.window_stats(self, state.window, fields)
-        outside = update.is_outside(step, *alerts.limits(stats, self))
+        outside = update.is_outside(step, *rarity.limits(stats, self))
         return {
             name: outside[i, : np.size(arrays[name])].reshape(jnp.shape(arrays[name]))
             for i, name in enumerate(self.reward_names)

@@ -14,18 +14,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt
+from jaxtyping import Array, Bool, UInt
 
 from tunrex_jax_monitor.device import ema, shards
-from tunrex_jax_monitor.device.bits import count_to_float
 from tunrex_jax_monitor.device.config import Config
 from tunrex_jax_monitor.device.ema import Ema
 from tunrex_jax_monitor.device.reduce import reduce_together
-from tunrex_jax_monitor.device.sketch import Added, bin_extremes
 from tunrex_jax_monitor.device.window import WindowStats
 
-FREQUENT = 0.005  # a value with this share of the run is an atom of the distribution, not an outlier
-SCALE_FLOOR = 1e-6  # of |mean|: below it a deviation is float32 rounding
 PRIOR_OUTLIERS, PRIOR_SAMPLES = 1.0, 300.0  # the outlier rate that is assumed before data speaks: 0.33 %
 BEGAN, ENDED = 8, 16  # bit offsets in a step's alert word; bits 0..7 say which episodes are open
 ARMED = 8  # bit of the memory word: zeros have been rare enough for FLATLINE to mean something
@@ -93,40 +89,6 @@ class Rule(NamedTuple):
 
     enter: Array
     stay: Array
-
-
-def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-    """Return (low, high): a sample strictly outside is an outlier; infinite until the window is warm."""
-    mean = stats.mean + stats.mean_low
-    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
-    width = np.float32(config.std_threshold) * jnp.maximum(std, np.float32(SCALE_FLOOR) * jnp.abs(mean))
-    width = jnp.where(stats.samples >= config.min_samples, width, np.float32(np.inf))
-    return mean - width, mean + width
-
-
-def count_rare_outliers(
-    added: Added, samples: Float[Array, " R"], stats: WindowStats
-) -> tuple[Float[Array, " R"], Float[Array, " R"]]:
-    """Count the marked samples of a batch whose bin is not an atom of the run, 0.5 % of the samples in a narrow bin.
-
-    Args:
-      added: the run with the batch in it, whose outliers are marked. (To read the run as it was before would keep the
-        compiler from updating it in place.)
-      samples: valid samples of the run before the step.
-      stats: the window before the step.
-
-    Returns:
-      Their number, and that of all marked samples.
-    """
-    run = added.run
-    before = count_to_float(run.low, run.high) - added.batch.astype(jnp.float32)
-    frequent = (samples[:, None] > 0) & (before >= np.float32(FREQUENT) * samples[:, None])
-    least, greatest = bin_extremes(run)
-    std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
-    atom = frequent & (greatest - least <= 0.5 * std[:, None])
-    marked = added.marked.astype(jnp.float32)
-    rare, every = reduce_together(sums=(jnp.where(atom, 0.0, marked), marked), axis=1)
-    return rare, every
 
 
 def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:

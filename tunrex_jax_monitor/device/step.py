@@ -33,7 +33,7 @@ class Step(NamedTuple):
 
 
 def reduce(config: Config, given: Batch, limits: tuple[Array, Array]) -> Step:
-    """Reduce one batch; `limits` are those of `alerts.limits`."""
+    """Reduce one batch; `limits` are those of `rarity.limits`."""
     x, valid = given.raw, given.valid
     here = jnp.ones_like(valid) if given.present is None else given.present
     nonfinite = (here & jnp.isnan(x), here & (x > LIMIT), here & (x < -LIMIT))

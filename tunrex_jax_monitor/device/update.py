@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, shards, sketch, window
+from tunrex_jax_monitor.device import alerts, correlation, ema, groups, moments, rarity, shards, sketch, window
 from tunrex_jax_monitor.device.alerts import Averages, Evidence, Memory
 from tunrex_jax_monitor.device.batch import LIMIT, Batch
 from tunrex_jax_monitor.device.bits import add_counts, count_to_float, to_floats, to_words
@@ -81,7 +81,7 @@ def _look(
     """
     given, fields = Batch(raw, present, has_lengths, samples), split_fields(config, words)
     stats = window_stats(config, window_, fields)
-    limits = one_kernel(partial(alerts.limits, config=config))(stats)
+    limits = one_kernel(partial(rarity.limits, config=config))(stats)
     outside = is_outside(given, *limits)
     any_outlier = reduce_together(counts=(outside,), axis=1)[0] > 0 if config.detect == "literal" else None
     pushed = _push(config, window_, given) if present is None else None
@@ -214,7 +214,7 @@ def _place(config: Config, given: Batch, outside: Array) -> Places:
 def _rare_outliers(config: Config, fields: Fields, seen: Seen, added: sketch.Added) -> tuple[Array, Array]:
     """Count the rare outliers, and about how many groups have some: float32[rows] each."""
     run_samples = samples_so_far(fields)[RUN, : config.rewards]
-    rare, marked = alerts.count_rare_outliers(added, run_samples, seen.stats)
+    rare, marked = rarity.count_rare(added, run_samples, seen.stats)
     outlying = rare
     if seen.step.groups is not None:  # which of the marked samples are rare is known by bin, not by group
         groups_with = seen.step.groups.outlying[: config.rewards].astype(jnp.float32)

@@ -18,7 +18,7 @@ from tunrex_jax_monitor.host.functions import Call
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
-from tunrex_jax_monitor.host.pool import Look, Round, replace
+from tunrex_jax_monitor.host.pool import Look, Round, one_by_one, replace
 from tunrex_jax_monitor.host.samples import NO_SAMPLE, to_samples
 from tunrex_jax_monitor.host.transfer import as_step, hold
 
@@ -75,7 +75,7 @@ class Intake:
         """Take in what a reward function returned; False where that cannot be one reward per completion."""
         is_recorded = self._collector.hear(call)
         if not self._has_stepped and self._collector.waiting > _UNSTEPPED:
-            for step in _one_by_one(self._collector.take("none")):
+            for step in one_by_one(self._collector.take("none")):
                 self._background.put(partial(self._fold, step, None), holds_step=True)
         return is_recorded
 
@@ -229,7 +229,7 @@ class Intake:
 
     def _fold_rest(self) -> None:
         rounds = self._collector.take_advantages() if self._is_given else self._collector.take("all")
-        steps = [rounds] if self._has_stepped else _one_by_one(rounds)
+        steps = [rounds] if self._has_stepped else one_by_one(rounds)
         if not self._has_stepped:
             self._tell_of_rounds(rounds)
         for step in filter(None, steps):
@@ -295,8 +295,3 @@ class Intake:
             monitor.closes_at_exit = False
             self.side_monitors[mode] = monitor
         monitor.fold(rounds, step)
-
-
-def _one_by_one(rounds: Mapping[str, list[Round]]) -> list[dict[str, list[Round]]]:
-    """Return each round as a step of its own, for where nobody ends steps."""
-    return [{mode: [round_]} for mode, given in rounds.items() for round_ in given]

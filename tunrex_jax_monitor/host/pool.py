@@ -202,6 +202,11 @@ def fold(acc: RewardAccumulator, state: MonitorState, batch: Batch) -> MonitorSt
     return update.update(acc, state, collect(acc, batch.values, batch.mask, None, None))
 
 
+def one_by_one(rounds: Mapping[str, list[Round]]) -> list[dict[str, list[Round]]]:
+    """Return each round as a step of its own, for where nobody ends steps."""
+    return [{mode: [round_]} for mode, given in rounds.items() for round_ in given]
+
+
 def replace(rounds: Sequence[Round], given: Round) -> list[Round]:
     """Return rounds with other samples for some rewards: in their places, or behind where their number is another."""
     kept = [{name: v for name, v in round_.items() if name not in given} for round_ in rounds]

@@ -88,8 +88,8 @@ class Reporter:
         processes.announce()
         self._builder = Builder(acc, self._workers, extra_scalars)
         self._emitter = Emitter(acc)
-        self._pending, self._turn = Pending(), Turn()
-        self._has_waited = False  # for another thread's turn, in vain
+        self._pending = Pending()
+        self._turn = Turn(_TURN_SECONDS if jax.process_count() == 1 else processes.WAIT_SECONDS)  # all emit, or none
         self._has_callback = self._is_pushed = False  # emissions come by callback; or so, or as rows
         self._closed = self._broken = self._told = self._is_over = False
         self._pid = os.getpid()
@@ -110,9 +110,9 @@ class Reporter:
         if not self._is_on():
             self._pending.forget_calls()
             return state
-        with self._signals, self._turn.wait(patience := self._patience()) as is_ours:
+        is_due = self._pending.length >= self._acc.log_frequency
+        with self._signals, self._turn.of_step(is_due=is_due) as is_ours:
             after, error = attempt(partial(self._step, state)) if is_ours else (None, None)
-            self._has_waited = not is_ours and (patience > 0 or self._has_waited)
             if after is not None and self._signals.take():
                 after = self._flush(after, _FLUSH_SECONDS)
         if error is None:
@@ -120,15 +120,6 @@ class Reporter:
         self._broken = True
         _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
         return state
-
-    def _patience(self) -> float:
-        """Return how long a step waits for a thread that flushes: nothing, unless it has to emit, and then once.
-
-        Of several processes none may leave out an emission that the others make.
-        """
-        if self._pending.length < self._acc.log_frequency or self._has_waited:
-            return 0.0
-        return processes.WAIT_SECONDS if jax.process_count() > 1 else _TURN_SECONDS
 
     def _step(self, state: MonitorState) -> MonitorState | None:
         interval = self._pending.read()
