@@ -308,6 +308,47 @@ def test_a_clock_besides_ends_no_step_of_which_the_trainer_hands_over_the_reward
     assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 32)
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        "call own",
+        "call values",
+        "call plain",
+        "call rewards",
+        "call own plain",
+        "call values plain",
+        "call plain own",
+        "call plain values",
+        "call own rewards",
+        "call own plain rewards",
+        "call plain rewards",
+        "call plain own rewards",
+        "call plain values rewards",
+        "call plain rewards own",
+        "call plain plain rewards",
+    ],
+)
+def test_a_step_counts_once_whoever_ends_it_and_however_often(tmp_path, order):
+    """The owner, with the rewards or without, and a trainer whose buffers have them, or have them not."""
+    monitoring, hook = watch(tmp_path)
+    for step in range(5):
+        completions, calls = [f"{step}-{i}" for i in range(8)], {}
+        for function in monitoring.get_wrapped_reward_functions():
+            calls[function.name] = function(prompts=["p"] * 8, completions=completions, mode="train")
+        ends = {
+            "own": lambda step=step: monitoring.update_step(step),
+            "values": lambda step=step, calls=calls: monitoring.update_step(step, calls),
+            "plain": lambda step=step: hook(buffer(step, [])),
+            "rewards": lambda step=step, calls=calls: hook(buffer(step, [calls])),
+        }
+        for who in order.split()[1:]:
+            ends[who]()
+    monitoring.finalize()
+    data = json.loads((tmp_path / "monitoring_data.json").read_text())
+    assert data["steps"] == list(range(5))
+    assert {name: data["stats"][name]["run/count"] for name in NAMES} == dict.fromkeys(NAMES, 40)
+
+
 def test_steps_before_the_first_that_the_trainer_hands_over_are_the_owners(tmp_path):
     monitoring, hook = watch(tmp_path)
     for step in range(4):

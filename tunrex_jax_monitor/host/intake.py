@@ -7,18 +7,19 @@ into training or waits for a device. A forked child has none of the threads, and
 import atexit
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, SupportsInt
 
 from tunrex_jax_monitor.host.background import Background
 from tunrex_jax_monitor.host.collector import Collector, mode_of
+from tunrex_jax_monitor.host.ended import EndedStep, EndedSteps
 from tunrex_jax_monitor.host.functions import Call
 from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.monitor import RewardMonitor
 from tunrex_jax_monitor.host.names import ADVANTAGES
-from tunrex_jax_monitor.host.pool import Look, Round, one_by_one, replace
+from tunrex_jax_monitor.host.pool import Round, one_by_one, replace
 from tunrex_jax_monitor.host.samples import NO_SAMPLE, to_samples
 from tunrex_jax_monitor.host.transfer import as_step, hold
 
@@ -26,7 +27,6 @@ _UNSTEPPED = 4096  # rounds that wait for a first end of a step; beyond, every r
 _MODES = 8
 _SETTLE_SECONDS = 0.02  # from the end of a step until a thread has called its next function, if it does
 _SILENT = 10  # steps without a call, from the first on, that are told
-_UNSURE = 64  # steps that the owner ends, before it is known whether a trainer hands over the rewards of its steps
 _EXIT_SECONDS = 30.0
 _COMPILE_SECONDS = 90.0  # beyond those of the sinks: all of a short run may wait for its first step to be compiled
 
@@ -57,10 +57,9 @@ class Intake:
         self._collector = Collector(monitor.reward_names, self.set_group_size)
         self._background = Background("tunrex-monitor", on_loss=monitor.lose)
         self._has_stepped = self._has_data = False
-        self._is_given = self._is_owners = False  # what a trainer hands over counts; or what the owner ends
+        self._ended = EndedSteps(self._put)
         self._silent_steps = 0  # ended before there was data
         self._sources: list[Callable[[], object]] = []
-        self._unsure: list[tuple[SupportsInt, Callable[[], object]]] = []  # steps that a source may hand over as well
         self._pid = os.getpid()
         monitor.closes_at_exit = False  # its first step may still be compiling then, with others behind it
         self._close_at_exit = partial(self.close, _EXIT_SECONDS)
@@ -81,6 +80,7 @@ class Intake:
 
     def end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None = None) -> None:
         """End a step: everything since the last one is its data; `reward_values` replace what a function returned."""
+        self._ended.hear_owner()
         self.guard(lambda: self._end_step(step, reward_values))
 
     def end_given_step(
@@ -98,22 +98,21 @@ class Intake:
         self.guard(lambda: self._end_given_step(step, rounds, completions))
 
     def end_step_of_source(self, step: SupportsInt) -> None:
-        """End a step of which a trainer has told the end, and no reward: so it hands over none."""
-        self.guard(self._settle_unsure)
-        self.guard(lambda: self._end_step(step, None, is_sure=True))
+        """End a step of which a trainer has told the end, and no reward: it hands over none, or does so later."""
+        if self._ended.hear_trainer(int(step)):
+            self.guard(lambda: self._end_step(step, None, is_trainers=True))
 
     def expect_given(self, first: int) -> None:
         """Say that rewards are handed over, from this step on: what the functions returned in it comes that way too."""
-        if self._is_owners:
-            self.tell("The trainer hands over rewards that update_step has ended the steps of; those are counted.")
-        elif not self._is_given:
-            self._is_given = self._has_stepped = True
-            self._settle_unsure(before=first)
+        if self._ended.expect_given(first):
+            self._has_stepped = True
             self._collector.stop_listening()
+        else:
+            self.tell("The trainer hands over rewards that update_step has ended the steps of; those are counted.")
 
     def add(self, rewards: Mapping[str, Any], mode: str = "train") -> None:
         """Add one block of samples to the step that is going on, as if the functions had returned them."""
-        if not self._is_given:
+        if not self._ended.are_given:
             self.guard(lambda: self._collector.add(rewards, mode))
 
     def add_advantages(self, advantages: Any, completions: Any) -> None:
@@ -127,7 +126,9 @@ class Intake:
     def expect_steps(self, rest: Callable[[], object] | None = None) -> None:
         """Say that steps will be ended, so that a round of calls is no step by itself; `rest` ends the last ones."""
         self._has_stepped = True
-        self._sources += [] if rest is None else [rest]
+        if rest is not None:
+            self._sources.append(rest)
+            self._ended.has_trainer = True
 
     def stop_listening(self) -> None:
         """Leave what the wrapped functions return alone, but for their counters: it comes by `add` as well."""
@@ -178,31 +179,24 @@ class Intake:
         for monitor in (*self.side_monitors.values(), self._monitor):
             monitor.flush()
 
-    def _end_step(self, step: SupportsInt, reward_values: Mapping[str, Any] | None, *, is_sure: bool = False) -> None:
+    def _end_step(
+        self, step: SupportsInt, reward_values: Mapping[str, Any] | None, *, is_trainers: bool = False
+    ) -> None:
         self._has_stepped = True
-        if self._is_given:
+        if self._ended.are_given:
             if reward_values:
                 self.tell("update_step got reward_values, but the trainer hands over the rewards; they are left out.")
             return
         given = [] if reward_values is None else self._collector.to_rounds(reward_values)
-        is_sure = is_sure or self._is_owners or not self._sources
-        rounds, looks = self._collector.take() if is_sure else self._collector.take_rounds(), self._collector.look()
+        rounds = self._collector.take() if self._ended.is_sure else self._collector.take_rounds()
+        looks = self._collector.look()
         self._has_data = self._has_data or bool(rounds or looks or given)
         if not self._has_data:
             self._count_silent_step()
-        if rounds or looks or given:
-            fold = partial(self._fold_step, rounds, looks, given, time.monotonic() + _SETTLE_SECONDS)
-            self._unsure.append((step, partial(fold, hold(step))))
-        self._is_owners = self._is_owners or len(self._unsure) > _UNSURE
-        if is_sure or self._is_owners:
-            self._settle_unsure()
+        self._ended.add(EndedStep(hold(step), rounds, looks, given, time.monotonic(), is_trainers))
 
-    def _settle_unsure(self, before: int | None = None) -> None:
-        """Fold the steps that no trainer has handed over: all, or those before one, and forget the others."""
-        unsure, self._unsure = self._unsure, []
-        for step, fold in unsure:
-            if before is None or (isinstance(step, int) and step < before):
-                self._background.put(fold, holds_step=True)
+    def _put(self, ended: EndedStep) -> None:
+        self._background.put(partial(self._fold_step, ended), holds_step=True)
 
     def _count_silent_step(self) -> None:
         self._silent_steps += 1
@@ -216,7 +210,7 @@ class Intake:
         self, step: SupportsInt, rounds: Mapping[str, list[Round]], completions: Iterable[Any] | None
     ) -> None:
         self.expect_given(int(step))
-        if self._is_owners:
+        if not self._ended.are_given:
             return
         extra = self._collector.take_advantages(completions) if "train" in rounds else {}
         self._background.put(partial(self._fold, {**rounds, **extra}, hold(step)), holds_step=True)
@@ -224,11 +218,11 @@ class Intake:
     def _end_steps(self) -> None:
         for rest in self._sources:
             self.guard(rest)
-        self._settle_unsure()
+        self._ended.settle()
         self._background.put(self._fold_rest)  # behind steps that wait for what other threads do
 
     def _fold_rest(self) -> None:
-        rounds = self._collector.take_advantages() if self._is_given else self._collector.take("all")
+        rounds = self._collector.take_advantages() if self._ended.are_given else self._collector.take("all")
         steps = [rounds] if self._has_stepped else one_by_one(rounds)
         if not self._has_stepped:
             self._tell_of_rounds(rounds)
@@ -242,23 +236,17 @@ class Intake:
                 "several, call update_step(step) behind them."
             )
 
-    def _fold_step(
-        self,
-        rounds: dict[str, list[Round]],
-        looks: Sequence[Look],
-        given: Sequence[Round],
-        end: float,
-        step: SupportsInt,
-    ) -> None:
+    def _fold_step(self, ended: EndedStep) -> None:
         """Fold a step; what another thread began before its end and does not go on with belongs to it."""
-        if looks:
-            time.sleep(max(0.0, end - time.monotonic()))
-        for mode, left in self._collector.take_left(looks).items():
+        rounds = ended.rounds
+        if ended.looks:
+            time.sleep(max(0.0, ended.time + _SETTLE_SECONDS - time.monotonic()))
+        for mode, left in self._collector.take_left(ended.looks).items():
             rounds.setdefault(mode, []).extend(left)
-        if given:
-            rounds["train"] = replace(rounds.get("train", []), given[0])
+        if ended.given:
+            rounds["train"] = replace(rounds.get("train", []), ended.given[0])
         if rounds:
-            self._fold(rounds, step)
+            self._fold(rounds, ended.step)
 
     def _fold(self, rounds: Mapping[str, list[Round]], step: SupportsInt | None) -> None:
         """Fold a step into the states, on the thread beside the training."""
