@@ -19,8 +19,11 @@ def limits(stats: WindowStats, config: Config) -> tuple[Float[Array, " R"], Floa
     mean = stats.mean + stats.mean_low
     std = jnp.sqrt(stats.m2 / jnp.maximum(stats.samples, 1.0))
     width = np.float32(config.std_threshold) * jnp.maximum(std, np.float32(SCALE_FLOOR) * jnp.abs(mean))
-    width = jnp.where(stats.samples >= config.min_samples, width, np.float32(np.inf))
-    return mean - width, mean + width
+    is_warm = stats.samples >= config.min_samples
+    # What ends in a division XLA's CPU compiler does not compute again for each sample: by one, or by zero.
+    ends = (jnp.where(is_warm, v, np.float32(sign)) for v, sign in ((mean - width, -1.0), (mean + width, 1.0)))
+    low, high = (v / jnp.where(is_warm, np.float32(1.0), np.float32(0.0)) for v in ends)
+    return low, high
 
 
 def count_rare(
