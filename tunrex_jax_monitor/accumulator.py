@@ -59,6 +59,8 @@ class RewardAccumulator(Config):
     ) -> MonitorState:
         """Fold one training step's rewards into the state.
 
+        Outside of jit it runs as a compiled program that copies the state; `update_jit` donates it.
+
         Args:
           state: what `init` or the last `update` returned.
           rewards: maps each name to an array or list of one common shape, [N] or [B, G]; any real dtype, computed in
@@ -74,6 +76,20 @@ class RewardAccumulator(Config):
         Raises:
           ValueError: while tracing, when a name, a shape, a dtype or an axis is wrong.
         """
+        given = state, rewards, {"mask": mask, "lengths": lengths, "axis_name": axis_name}
+        if not _is_traced((given, jnp.zeros(()))):  # that is a tracer in a program that all of this is constant in
+            return _run(_update_copy, self, *given)
+        return self._update(state, rewards, mask=mask, lengths=lengths, axis_name=axis_name)
+
+    def _update(
+        self,
+        state: MonitorState,
+        rewards: Mapping[str, Samples],
+        *,
+        mask: Mask = None,
+        lengths: Samples | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
+    ) -> MonitorState:
         state = state_lib.check(self, state)
         step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)
         shards.check_whole(axis_name, step.raw, state)
@@ -206,24 +222,39 @@ class RewardAccumulator(Config):
 def _update_alone(
     acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, Samples], **options: Any
 ) -> MonitorState:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, rewards, options))):
-        return acc.update(state, rewards, **options)  # part of a larger program after all
+    if _is_traced((state, rewards, options)):
+        return acc._update(state, rewards, **options)  # part of a larger program after all
+    return _run(_update_jit, acc, state, rewards, options)
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def _run(
+    program: Callable[..., MonitorState],
+    acc: RewardAccumulator,
+    state: MonitorState,
+    rewards: Mapping[str, Samples],
+    options: dict[str, Any],
+) -> MonitorState:
     if isinstance(options.get("axis_name"), list):
         options["axis_name"] = tuple(options["axis_name"])  # static, so it has to have a hash
     try:
-        after: MonitorState = _update_jit(acc, state, rewards, **options)
-    except TypeError:
-        state_lib.check(acc, state)
-        raise
-    return after
+        return program(acc, state, rewards, **options)
+    except (OverflowError, TypeError):  # what is no array: said in our words, if it is said
+        return acc._update(state, rewards, **options)
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1, static_argnames="axis_name")
-def _update_jit(
+def _as_program(
     acc: RewardAccumulator, state: MonitorState, rewards: Mapping[str, Samples], **options: Any
 ) -> MonitorState:
     with kernel.own_program():
-        return acc.update(state, rewards, **options)
+        return acc._update(state, rewards, **options)
+
+
+_update_copy = jax.jit(_as_program, static_argnums=0, static_argnames="axis_name")
+_update_jit = jax.jit(_as_program, static_argnums=0, donate_argnums=1, static_argnames="axis_name")
 
 
 def _warn_if_cut(samples: int, window: int) -> None:

@@ -2,7 +2,7 @@
 
     monitoring = setup_grpo_monitoring(reward_functions=[match_format, check_answer])
     learner = GRPOLearner(reward_fns=monitoring.get_wrapped_reward_functions(), ...)
-    attach_to_tunix(learner.rl_cluster, monitoring)     # or monitoring.update_step(step) in your own loop
+    attach_to_tunix(learner, monitoring)     # or monitoring.update_step(step) in your own loop
     learner.train(dataset)
     monitoring.finalize()
 
@@ -278,6 +278,12 @@ class GRPOMonitoringIntegration:
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
 
+    def _solved_by(self) -> str:
+        acc = self.reward_monitor.accumulator
+        what = acc.correct_reward or "the weighted sum of all rewards"
+        remedy = "" if acc.correct_reward else "; name one with correct_reward="
+        return f"{ascii_safe(what)} is at least {acc.correct_threshold:g}{remedy}"
+
     def _banner(self) -> str:
         rule = "=" * 80
         lines = [rule, "Reward Monitoring System Initialized", rule]
@@ -287,6 +293,7 @@ class GRPOMonitoringIntegration:
             f"Output directory: {self.output_dir}",
             f"W&B logging: {'enabled' if self.use_wandb else 'disabled'}",
             f"Anomaly detection: {'enabled' if self.enable_anomaly_detection else 'disabled'}",
+            f"Solved: where {self._solved_by()}",
             rule,
         ]
         return "\n".join(lines)

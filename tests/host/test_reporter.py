@@ -353,6 +353,47 @@ def test_a_run_that_goes_on_from_a_flushed_checkpoint_misses_no_step(sink):
 # Donation
 
 
+def test_an_old_state_switches_off_and_says_what_to_write(sink, caplog):
+    train_step = jax.jit(ACC.update, donate_argnums=0)
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for step in range(STEPS):
+            after = train_step(mon, batch(step))
+            reporter.step(step, mon)
+            mon = after
+    error = caplog.records[0].exc_info[1]
+    assert str(error).startswith(
+        "state: got 'a state whose memory a later step has taken (donated)', allowed: the newest"
+    )
+    assert [r.levelname for r in caplog.records] == ["ERROR"]
+    assert sink.records == []
+
+
+def test_a_call_inside_of_jit_is_told_at_once_and_costs_nothing(sink, caplog):
+    reporter = Reporter(ACC, [sink])
+    train_step = jax.jit(lambda mon, rewards: reporter.step(0, ACC.update(mon, rewards)))
+    mon = train_step(ACC.init(), batch(0))
+    (message,) = caplog.messages
+    assert "got a traced MonitorState" in message
+    assert "outside of jit" in message
+    for step in range(4):
+        mon = reporter.step(step, train_step(mon, batch(step)))
+    reporter.close()
+    assert updates(sink.records) == [5, 5]
+
+
+def test_a_loop_that_calls_step_now_and_then_is_told(sink, caplog):
+    with Reporter(ACC, [sink]) as reporter:
+        mon = ACC.init()
+        for step in range(40):
+            mon = ACC.update_jit(mon, batch(step))
+            if step % 4 == 0:
+                mon = reporter.step(step, mon)
+        reporter.flush(mon)
+    (message,) = caplog.messages
+    assert message.startswith("There were more updates than calls of Reporter.step")
+
+
 def test_an_emission_is_readable_after_its_state_was_donated(sink):
     with Reporter(ACC, [sink]) as reporter:
         with held(reporter):

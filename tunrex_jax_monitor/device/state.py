@@ -173,10 +173,23 @@ def check(config: Config, state: object) -> MonitorState:
     want = _kinds(config, shape[1] if len(shape) == 2 and shape[1] else config.window_size)
     other = [name for name in want if got[name] != want[name]]
     if other:
-        got, want = ({name: kinds[name] for name in other} for kinds in (got, want))
+        was, is_ = ({name: kinds[name] for name in other} for kinds in (got, want))
         remedy = "Keep the dtypes that init() made; a state of another configuration starts anew with init()."
-        raise invalid("state", got, f"{want}, {allowed}", remedy)
+        theirs, ours = _made_by(state), _of(config.rewards, config.log_frequency)
+        if theirs in (None, ours):
+            raise invalid("state", was, f"{is_}, {allowed}", remedy)
+        raise invalid("state", f"{theirs}: {was}", f"{ours}: {is_}, {allowed}", remedy)
     return MonitorState(*map(jnp.asarray, state))
+
+
+def _made_by(state: MonitorState) -> str | None:
+    """Return of how many rewards a state is, and how often emitted, where its shapes say that."""
+    shapes = np.shape(state.window), np.shape(state.trace)
+    return _of(shapes[0][0], shapes[1][0]) if tuple(map(len, shapes)) == (2, 3) else None
+
+
+def _of(rewards: int, log_frequency: int) -> str:
+    return f"one of {rewards} rewards and log_frequency {log_frequency}"
 
 
 @functools.cache

@@ -41,6 +41,11 @@ _SEEN = (
     "The reporter was given updates by callback or write_rows that it has recorded already; they are counted as "
     "dropped. A second run, another seed, or a run that went back to a checkpoint needs a Reporter of its own."
 )
+_SPARSE = (
+    "There were more updates than calls of Reporter.step, so steps are labelled wrong and come late. "
+    "Call it behind each update, mon = reporter.step(step, mon): it emits only every log_frequency calls."
+)
+
 _UNUSED = (
     "Reporter.step was given a monitor state that no update has seen, so there is nothing to report. "
     "Go on with the state that update() returns: mon = acc.update(mon, rewards)."
@@ -141,7 +146,7 @@ class Builder:
     def _build(self, emission: Emission) -> None:
         summary = self._acc.unpack(np.asarray(emission.words))
         is_again = emission.interval is not None and emission.interval is self._last_interval
-        self._check_reset(summary, is_again)
+        self._check_calls(emission, summary, is_again)
         self._last_interval = emission.interval
         self._release()  # what came by callback before
         self._sorter.last = int(summary.updates)
@@ -228,13 +233,16 @@ class Builder:
             own = {key: value for key, value in record.scalars.items() if key.startswith("monitoring/")}
             record.scalars.update(self._last.scalars | own)
 
-    def _check_reset(self, summary: Summary, is_again: bool) -> None:
-        """Warn once when an interval reaches back behind the emission before it, and that has not been interrupted."""
+    def _check_calls(self, emission: Emission, summary: Summary, is_again: bool) -> None:
+        """Warn once of a loop that does not go on with the state that it got, or does so only now and then."""
         last, self._last_update = self._last_update or 0, int(summary.updates)
+        new = int(summary.updates) - last  # negative where a loop has gone back to a checkpoint
         if not int(summary.updates):
             self._tell(_UNUSED)
-        elif not is_again and int(summary.interval) > int(summary.updates) - last > 0:  # else gone back to a checkpoint
+        elif not is_again and int(summary.interval) > new > 0:
             self._tell(_STALE)
+        elif not is_again and last and emission.state is None and new > len(emission.steps):  # no flush, no close
+            self._tell(_SPARSE)
 
     def _tell(self, message: str) -> None:
         if message not in self._told:

@@ -68,7 +68,7 @@ class Pending:
         """Return the interval, with all that has been added."""
         while self._calls:
             call, step, state = self._calls[0]
-            if not isinstance(state, MonitorState):
+            if not is_concrete(state):
                 self._tell(state)
             elif call > self._interval.call:
                 key, length, *_ = self._interval
@@ -82,8 +82,8 @@ class Pending:
             self._is_told = True
             _logger.warning(
                 "state: Reporter.step got a %s, allowed: the MonitorState that init() or update() of this accumulator "
-                "returned. Write mon = reporter.step(step, mon); the step is left out.",
-                type(state).__name__,
+                "returned. Write mon = reporter.step(step, mon), outside of jit; the step is left out.",
+                "traced MonitorState" if isinstance(state, MonitorState) else type(state).__name__,
             )
 
     def take_final(self, given: MonitorState | None, is_pushed: bool, *, is_told: bool) -> MonitorState | None:
@@ -106,9 +106,9 @@ class Pending:
             return state
         if not is_told:
             _logger.warning(
-                "The last monitor state never came to Reporter.step: the loop was interrupted, or does not go on with "
-                "the state that step returns. The steps since the last emission and the run quantiles are missing; "
-                "close(state) takes them from the last state."
+                "The last monitor state never came to Reporter.step: the loop was interrupted, does not go on with the "
+                "state that step returns, or does not call it behind each update. The steps since the last emission "
+                "and the run quantiles are missing; close(state) takes them from the last state."
             )
         return None
 
@@ -116,6 +116,11 @@ class Pending:
         """Begin an interval behind an emission, with the state that it left."""
         self._interval = self._interval._replace(key=[], length=0, state=state)
         self.seconds = 0.0
+
+
+def is_concrete(state: object) -> bool:
+    """Tell whether this is a state whose numbers are there, or will be: no tracer."""
+    return isinstance(state, MonitorState) and not isinstance(state.fields, jax.core.Tracer)
 
 
 def is_deleted(state: MonitorState) -> bool:
