@@ -100,6 +100,10 @@ FAULTS: dict[str, tuple[str, Stream]] = {
     "one NaN": ("NONFINITE", _after(_one_nan, _normal)),
     "all groups of zero variance": ("GROUP_COLLAPSE", _after(_collapse, _normal)),
     "stuck at its maximum": ("SATURATION", _after(lambda rng, x: 0 * x + 1.0, _coin)),
+    "1 % of samples at 9 sigma, of easy and hard prompts": (
+        "OUTLIER",
+        _after(lambda rng, x: np.where(rng.random(x.shape) < 0.01, 10.0, x), HEALTHY["easy and hard prompts"]),
+    ),
 }
 
 

@@ -4,8 +4,8 @@ A rule has a condition to enter and a weaker one to stay (hysteresis). An episod
 counted once, and ends after `cooldown_steps` steps on which the second does not hold. `literal` is the original
 document's table: no weaker condition, no cool-down. Names, texts and remedies live in `host.messages`.
 
-The members of a group answer one prompt, so their outliers come together. OUTLIER learns from the run how many do, and
-takes so many for one.
+The members of a group answer one prompt, so their outliers come together. OUTLIER counts both: samples, of which it
+takes as many for one as the run has shown to come together, and groups that have some.
 """
 
 import enum
@@ -57,6 +57,7 @@ class Averages(NamedTuple):
     long: Array
     noise: Array  # squared deviation of the step's mean from the short average
     outliers: Array  # rare outliers per step
+    outlying: Array  # groups per step that have some
     samples: Array  # samples per step
     zero_share: Array  # share of groups without variance
 
@@ -64,8 +65,8 @@ class Averages(NamedTuple):
 def advance_averages(e: Ema, step: Averages, config: Config) -> Ema:
     """Fold one step's values into the averages; NaN where there is none."""
     short, long = config.ema_alpha_short, config.ema_alpha_long
-    rates = {"short": short, "long": long, "noise": long, "outliers": short, "samples": short, "zero_share": short}
-    return ema.update(e, shards.stack(step), np.array([[rates[name]] for name in Averages._fields], np.float32))
+    rates = np.array([[long if name in ("long", "noise") else short] for name in Averages._fields], np.float32)
+    return ema.update(e, shards.stack(step), rates)
 
 
 class Evidence(NamedTuple):
@@ -78,6 +79,7 @@ class Evidence(NamedTuple):
     outlying: Array  # float32[R]: groups that had some
     batch_samples: Array  # float32[R]
     batch_outliers: Array  # float32[R]: rare outliers in the step
+    batch_outlying: Array  # float32[R]: groups of the step that have some
     any_outlier: Array | None  # bool[R], for the literal rule
     nonfinite: Array  # bool[R]
     constant: Array  # bool[R]: the last `flatline_samples` samples before the step are one value
@@ -94,28 +96,51 @@ class Rule(NamedTuple):
 def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Rule:
     if e.any_outlier is not None:
         return Rule(e.any_outlier, e.any_outlier)
-    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
+    samples = _Seen(e.outliers, e.samples, averages.outliers, averages.samples, e.batch_outliers, e.batch_samples)
+    surprise = _surprise_of(samples, 1.0, config) / _together(e, config)
+    bound = -math.log(config.false_alarm_rate)
+    size = config.group_size or 1
+    if size > 1:
+        of_groups = (v / np.float32(size) for v in (e.samples, averages.samples, e.batch_samples))
+        total, mean, now = of_groups
+        groups = _Seen(e.outlying, total, averages.outlying, mean, e.batch_outlying, now)
+        surprise = jnp.maximum(surprise, _surprise_of(groups, math.sqrt(size), config))
+        bound += math.log(2.0)  # one alarm, of two kinds of evidence
+    return Rule(warm & (e.batch_outliers > 0) & (surprise > np.float32(bound)), surprise > np.float32(0.5 * bound))
+
+
+class _Seen(NamedTuple):
+    """Outliers and what they are of, samples or groups: over the run, averaged, in the step; float32[R]."""
+
+    run: Array
+    run_all: Array
+    mean: Array
+    mean_all: Array
+    now: Array
+    now_all: Array
+
+
+def _surprise_of(seen: _Seen, prior: float, config: Config) -> Array:
+    """Return the surprise of the last steps, or of this one alone; `prior` is how much likelier one is assumed."""
+    rate = (seen.run + np.float32(PRIOR_OUTLIERS)) / (seen.run_all + np.float32(PRIOR_SAMPLES / prior))
     steps = _steps_in(config.ema_alpha_short)
-    k = steps * averages.outliers + e.batch_outliers
-    n = steps * averages.samples + e.batch_samples
-    together = _together(e, config)
-    surprise = jnp.maximum(
-        _surprise(k, n, rate) / together,
-        _surprise(e.batch_outliers, e.batch_samples, rate) / together - np.float32(math.log(10.0)),
-    )
-    bound = np.float32(-math.log(config.false_alarm_rate))
-    return Rule(warm & (e.batch_outliers > 0) & (surprise > bound), surprise > 0.5 * bound)
+    lately = _surprise(steps * seen.mean + seen.now, steps * seen.mean_all + seen.now_all, rate)
+    return jnp.maximum(lately, _surprise(seen.now, seen.now_all, rate) - np.float32(math.log(10.0)))
 
 
 def _together(e: Evidence, config: Config) -> Array:
     """Return how many samples count as one: outliers come together where they are of hard prompts, not of samples.
 
-    The design effect of clusters, which their size weighs: three times what a group with outliers has more than one was
-    measured to do, and a tenth more is chance. Before data speaks, a whole group counts as one.
+    The design effect of clusters, sum of squared sizes over sum of sizes, as large as it can be with the mean size that
+    was seen: of clusters of one and of whole groups. What independent samples would show is taken off, and a tenth for
+    chance. Before data speaks, a whole group counts as one.
     """
     size = np.float32(config.group_size or 1)
+    rate = (e.outliers + np.float32(PRIOR_OUTLIERS)) / (e.samples + np.float32(PRIOR_SAMPLES))
+    by_chance = size * rate / -jnp.expm1(size * jnp.log1p(-rate))
     in_group = (e.outliers + 0.5 * size) / (e.outlying + 0.5)
-    return jnp.clip(1.0 + 3.0 * (in_group - np.float32(1.1)), 1.0, size)
+    mean = jnp.clip(in_group - by_chance + np.float32(0.9), 1.0, size)
+    return (1.0 + (mean - 1.0) * (size + 1.0)) / mean
 
 
 def _surprise(k: Array, n: Array, rate: Array) -> Array:

@@ -104,7 +104,7 @@ class Fields(NamedTuple):
     extremes: Array  # float32[2, 2, rows]: min, and -max, so that both take the minimum
     group_means: Moments  # float32[2, 2, rows]
     group_sums: GroupSums  # float32[5, 2, rows]
-    averages: Ema  # float32[6, rows], as in `alerts.Averages`
+    averages: Ema  # float32[7, rows], as in `alerts.Averages`
     recent: Array  # float32[3, rows], as in `Recent`
     products: CoMoments | None  # of the R rewards
 

@@ -102,7 +102,7 @@ def _conclude(
     counters = _count(step, outliers, outlying)
     counted = tally(config, counters)
     episodes = _judge(config, fields, stats, counted, any_outlier)
-    averages = _advance_averages(config, fields.averages, step, outliers)
+    averages = _advance_averages(config, fields.averages, step, counted)
     row = _trace_row(step, counted, averages, episodes)
     at = (Clock(*fields.clock).interval[0] % np.uint32(config.log_frequency)).astype(jnp.int32)
     after = _fold(config, fields, step, counters, episodes, averages)
@@ -238,6 +238,7 @@ def _judge(
         outlying=samples_so_far(fields, "outlying")[RUN, :r],
         batch_samples=counted.valid[:r].astype(jnp.float32),
         batch_outliers=counted.outliers[:r].astype(jnp.float32),
+        batch_outlying=counted.outlying[:r].astype(jnp.float32),
         any_outlier=any_outlier,
         nonfinite=nonfinite[:r] > 0,
         steps=Clock(*fields.clock).updates,
@@ -250,12 +251,18 @@ def _judge(
     return alerts.advance(memory, rule, counted.valid + nonfinite > 0, rearm, config)
 
 
-def _advance_averages(config: Config, averages: Ema, step: Step, outliers: Array) -> Ema:
+def _advance_averages(config: Config, averages: Ema, step: Step, counted: Tally) -> Ema:
     nan, has_data = np.float32(np.nan), step.samples > 0
     mean = step.moments.mean
     deviation = mean - Averages(*ema.value(averages)).short  # NaN before the first step with data
     of_step = Averages(
-        short=mean, long=mean, noise=deviation * deviation, outliers=outliers, samples=step.samples, zero_share=mean
+        short=mean,
+        long=mean,
+        noise=deviation * deviation,
+        outliers=counted.outliers.astype(jnp.float32),
+        outlying=counted.outlying.astype(jnp.float32),
+        samples=step.samples,
+        zero_share=mean,
     )
     seen = Averages(*(jnp.where(has_data, v, nan) for v in of_step))
     return alerts.advance_averages(averages, seen._replace(zero_share=step.zero_share), config)
