@@ -128,6 +128,27 @@ def test_a_loop_that_goes_on_has_every_step_once(how, at, call):
         assert rows_of(sink) == [(step, step) for step in range(14) if step not in missing], place
 
 
+@pytest.mark.parametrize("how", UPDATE)
+@pytest.mark.parametrize("at", [7, 8])
+def test_a_handler_that_flushes_within_a_step_costs_none(how, at, caplog):
+    """It runs in the middle of the call, and may read and emit what that is about to."""
+
+    def run(interruption):
+        sink = MemorySink()
+        with Reporter(ACC, [sink]) as reporter:
+            signal.signal(signal.SIGUSR1, lambda *_: reporter.flush())
+            mon = ACC.init()
+            for step in range(14):
+                mon = updated(how, mon, step)
+                with interruption if step == at else NOTHING:
+                    mon = reporter.step(step, mon)
+        return sink
+
+    for place, sink in every_line(run):
+        assert rows_of(sink) == [(step, step) for step in range(14)], place
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_close_that_is_interrupted_may_be_called_again(given):
     def run(interruption):

@@ -1,12 +1,15 @@
 """Pending: the steps that no emission has taken yet, whatever interrupts the calls that bring them.
 
-An owner's signal handler may raise between any two lines of `Reporter.step`. So a call is put into a queue first of
-all, and what is pending is one value, replaced as a whole: whoever looks later finds every step, once.
+An owner's signal handler may raise between any two lines of `Reporter.step`, or call the reporter itself, and other
+threads flush. So a call is put into a queue first of all, and looking at the queue changes nothing in it: whoever looks
+finds every step, once. A call leaves it behind the emission that it was in.
 """
 
 import itertools
 import logging
 from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -17,19 +20,42 @@ from tunrex_jax_monitor.host import transfer
 _logger = logging.getLogger("tunrex_jax_monitor")
 
 
+@dataclass(eq=False, slots=True)
+class _Call:
+    """One call of `Reporter.step`."""
+
+    number: int
+    step: Any
+    state: MonitorState | None  # until there is a newer one
+
+
+class _Begin(NamedTuple):
+    """Where an interval begins."""
+
+    number: int = -1  # of the last call before it
+    state: MonitorState | None = None
+    last: Any = None  # the owner's step then
+    key: object = None
+
+
 class Interval(NamedTuple):
     """What the next emission is of."""
 
-    key: list[Any]  # the owner's steps since the last emission, with one too many after an interruption
-    length: int = 0  # how many of them count
-    state: MonitorState | None = None
-    call: int = -1  # the number of the newest call in it
-    last: Any = None  # the owner's newest step, an emitted one too
+    key: object  # one object for each interval, however often it is read
+    held: list[Any]  # the owner's steps since the last emission
+    state: MonitorState | None
+    number: int  # of the newest call in it
+    last: Any  # the owner's newest step, an emitted one too
+
+    @property
+    def length(self) -> int:
+        """How many steps there are."""
+        return len(self.held)
 
     @property
     def steps(self) -> list[Any]:
         """The owner's steps; without one since the last emission, the newest."""
-        return self.key[: self.length] or ([] if self.last is None else [self.last])
+        return self.held or ([] if self.last is None else [self.last])
 
     @property
     def is_deleted(self) -> bool:
@@ -45,37 +71,61 @@ class Pending:
     """
 
     def __init__(self) -> None:
-        self._calls: deque[tuple[int, Any, MonitorState]] = deque()
+        self._calls: deque[_Call] = deque()
         self._numbers = itertools.count()
-        self._interval = Interval([])
+        self._begin = _Begin(key=object())
+        self._newest: _Call | None = None
+        self._final: tuple[int, MonitorState | None] | None = None  # what close was given, behind which call
+        self._emitted = self.read()
         self.seconds = 0.0
         self._is_told = False
 
     def add(self, step: Any, state: MonitorState) -> None:
-        """Take a step and the state after it; behind this line no interruption loses them."""
-        self._calls.append((next(self._numbers), step, state))
+        """Take a step and the state after it; behind the first line no interruption loses them."""
+        self._calls.append(call := _Call(next(self._numbers), step, state))
+        if not is_concrete(state):
+            self._drop(call)
+            self._tell(state)
+            return
+        call.step = transfer.hold(step)
+        before, self._newest = self._newest, call
+        if before is not None:
+            before.state = None  # the newest is enough, and they are large
+        while (first := self._calls[0]).number <= self._begin.number:
+            self._drop(first)
 
     @property
     def length(self) -> int:
-        """How many steps there are since the last emission."""
-        return self._interval.length + len(self._calls)
+        """How many steps there are since the last emission, when one has just been added."""
+        return len(self._calls)
 
     def forget_calls(self) -> None:
-        """Leave out what has been added and not been read."""
+        """Leave out what has been added."""
         self._calls.clear()
 
     def read(self) -> Interval:
         """Return the interval, with all that has been added."""
-        while self._calls:
-            call, step, state = self._calls[0]
-            if not is_concrete(state):
-                self._tell(state)
-            elif call > self._interval.call:
-                key, length, *_ = self._interval
-                key[length:] = [transfer.hold(step)]
-                self._interval = Interval(key, length + 1, state, call, key[length])
-            self._calls.popleft()
-        return self._interval
+        begin, final = self._begin, self._final
+        calls = [call for call in list(self._calls) if call.number > begin.number and _counts(call)]
+        number, last = (calls[-1].number, calls[-1].step) if calls else (begin.number, begin.last)
+        states = (call.state for call in reversed(calls) if call.state is not None)
+        state = final[1] if final is not None and final[0] == number else next(states, begin.state)
+        return Interval(begin.key, [call.step for call in calls], state, number, last)
+
+    def note_emitted(self, interval: Interval) -> None:
+        """Take note of an emission: the next interval begins behind it, once its state has been handed over."""
+        self._emitted = interval
+
+    def begin(self, state: MonitorState) -> None:
+        """Begin an interval behind an emission, with the state that it left.
+
+        Who is interrupted here goes on with the state before it, so nothing but the one line may be done.
+        """
+        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object())
+
+    def _drop(self, call: _Call) -> None:
+        with suppress(ValueError):  # somebody else has
+            self._calls.remove(call)
 
     def _tell(self, state: object) -> None:
         if not self._is_told:
@@ -94,9 +144,10 @@ class Pending:
           is_pushed: emissions came by callback or as rows, so a state has to be given.
           is_told: why there is no state is known.
         """
-        state = self.read().state if given is None else given
+        pending = self.read()
+        state = pending.state if given is None else given
         is_gone = state is not None and is_deleted(state)
-        self._interval = self._interval._replace(state=state)
+        self._final = pending.number, state
         if state is None and is_pushed:
             _logger.warning(
                 "The reporter is closed without the last monitor state: the steps since the last emission and the "
@@ -112,10 +163,9 @@ class Pending:
             )
         return None
 
-    def begin(self, state: MonitorState) -> None:
-        """Begin an interval behind an emission, with the state that it left."""
-        self._interval = self._interval._replace(key=[], length=0, state=state)
-        self.seconds = 0.0
+
+def _counts(call: _Call) -> bool:
+    return call.state is None or is_concrete(call.state)  # else it is about to be left out
 
 
 def is_concrete(state: object) -> bool:

@@ -122,8 +122,7 @@ class Reporter:
         return state
 
     def _step(self, state: MonitorState) -> MonitorState | None:
-        interval = self._pending.read()
-        is_due = interval.length >= self._acc.log_frequency
+        is_due = self._pending.length >= self._acc.log_frequency
         if not is_concrete(state):
             return None
         if is_deleted(state):
@@ -134,7 +133,7 @@ class Reporter:
         self._emitter.prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
-            state = self._emit(state, interval)
+            state = self._emit(state, self._pending.read())
         self._pending.seconds += time.perf_counter() - start
         return state
 
@@ -150,8 +149,10 @@ class Reporter:
         if self._reads:
             words.copy_to_host_async()
             overhead = 1e3 * self._pending.seconds / ended.length if ended.length else None
+            self._pending.seconds = 0.0
             emission = Emission(words, time.time(), ended.steps, overhead, state if with_run else None, ended.key)
             self._builder.put(emission)
+        self._pending.note_emitted(ended)
         return fresh
 
     @property
