@@ -62,19 +62,20 @@ def test_what_another_thread_goes_on_with_is_not_left():
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "is_left"),
+    ("name", "batch", "key", "is_left"),
     [
-        ("a", 5, True),
-        ("b", 5, False),
-        ("b", 6, False),  # of no round: the thread decides
-        ("b", 7, True),  # of the other round
+        ("a", 5, 1, True),
+        ("b", 5, 1, False),
+        ("b", 6, 1, False),  # an object of its own, and the same contents
+        ("b", 6, 3, True),  # of the next round
+        ("b", 7, 1, True),  # of the other round
     ],
 )
-def test_a_round_is_left_where_no_function_that_it_lacks_is_at_work_on_it(monkeypatch, name, batch, is_left):
+def test_a_round_is_left_where_no_function_that_it_lacks_is_at_work_on_it(monkeypatch, name, batch, key, is_left):
     p = Pool(NAMES)
     p.add("train", 1, "a", f(1), 5)
     p.add("train", 2, "b", f(2), 7)
-    work = Work(name, threading.get_ident(), batch)
+    work = Work(name, batch, key)
     monkeypatch.setattr(pool, "now", lambda: [work])
     assert p.take_left(p.look()[:1]) == ({"train": [{"a": f(1)}]} if is_left else {})
 
@@ -82,7 +83,7 @@ def test_a_round_is_left_where_no_function_that_it_lacks_is_at_work_on_it(monkey
 def test_a_round_that_a_coroutine_is_at_work_on_is_not_taken_with_the_step_of_its_thread(monkeypatch):
     p = Pool(NAMES)
     p.add("train", 1, "a", f(1), 5)
-    monkeypatch.setattr(pool, "now", lambda: [Work("b", threading.get_ident(), 5)])
+    monkeypatch.setattr(pool, "now", lambda: [Work("b", 5, 1)])
     assert p.take() == {}
     assert p.take_left(p.look()) == {}
     p.add("train", 1, "b", f(2), 5)
@@ -94,6 +95,12 @@ def test_a_function_that_was_given_what_another_is_still_changing_is_of_its_roun
     p.add("train", 2, "b", f(2))  # began behind the change, and ends first
     p.add("train", 1, "a", f(1), key_after=2)
     assert p.take("none") == {"train": [{"a": f(1), "b": f(2)}]}
+
+
+def test_columns_of_objects_are_told_apart_by_what_is_in_them():
+    """As a data frame makes a new one for each function."""
+    first, same, other = (np.array(texts, dtype=object) for texts in (["a", "b"], ["a", "b"], ["a", "c"]))
+    assert round_key(first, {}) == round_key(same, {}) != round_key(other, {})
 
 
 def test_completions_that_are_judged_one_by_one_keep_their_rounds():

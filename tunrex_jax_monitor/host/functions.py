@@ -132,7 +132,7 @@ class RewardFunctionWrapper:
             return self._reward_fn(*args, **kwargs)
         given = self._note_given(args, kwargs)
         start = time.perf_counter()
-        with at_work(self.name, id(given.completions)):
+        with at_work(self.name, id(given.completions), given.key):
             try:
                 result = self._reward_fn(*args, **kwargs)
             except BaseException as error:  # a call that is cancelled is none that succeeded
@@ -144,7 +144,7 @@ class RewardFunctionWrapper:
         return self._await(start, result, given)
 
     async def _await(self, start: float, pending: Awaitable[Any], given: "_Given") -> Any:
-        with at_work(self.name, id(given.completions)):
+        with at_work(self.name, id(given.completions), given.key):
             try:
                 result = await pending
             except BaseException as error:  # a call that is cancelled is none that succeeded

@@ -140,13 +140,13 @@ class Pool:
             return sum(map(len, self._closed.values()))
 
     def _going_on(self) -> Callable[[_Open], bool]:
-        """Return what tells whether a function that a round lacks is at work on it, or on no round's, in its thread."""
+        """Return what tells whether a function that a round lacks is at work on it: on its object, or on its like."""
         known, works = {round_.batch for round_ in self._open.values()}, now()
 
         def goes_on(round_: _Open) -> bool:
             return any(
                 work.name not in round_.values
-                and (work.batch == round_.batch or (work.batch not in known and work.thread == round_.thread))
+                and (work.batch == round_.batch or (work.batch not in known and work.key in round_.keys))
                 for work in works
             )
 

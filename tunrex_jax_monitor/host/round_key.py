@@ -32,6 +32,6 @@ def _fingerprint(value: Any) -> int:
             return hash(tuple(map(_fingerprint, value)))
     if isinstance(value, Mapping):
         return hash(tuple((key, _fingerprint(item)) for key, item in value.items()))
-    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
-        return hash((value.shape, value.tobytes()))
+    if isinstance(value, np.ndarray):
+        return _fingerprint(value.tolist()) if value.dtype.kind == "O" else hash((value.shape, value.tobytes()))
     return id(value)
