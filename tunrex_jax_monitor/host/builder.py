@@ -47,7 +47,7 @@ _SPARSE = (
 )
 
 _UNUSED = (
-    "Reporter.step was given a monitor state that no update has seen, so there is nothing to report. "
+    "The reporter was given a monitor state that no update has seen, so there is nothing to report. "
     "Go on with the state that update() returns: mon = acc.update(mon, rewards)."
 )
 

@@ -22,7 +22,7 @@ def require_writable(directory: Path) -> None:
         raise OSError(
             error.errno,
             f"run_dir: got '{directory}', which cannot be written ({error.strerror}), allowed a directory that can be "
-            "made and written. Choose another directory, or mend its permissions",
+            f"made and written. Choose another directory{'' if directory.is_file() else ', or mend its permissions'}",
         ) from error
 
 

@@ -95,6 +95,10 @@ def test_a_fall_from_zero_is_told_without_percent():
     assert words([0.0] * 60 + [-2.0] * 40, "DROP", (60, 99)) == "dropped at step 60, from 0 to -2"
 
 
+def test_a_fall_across_zero_is_told_without_percent():
+    assert words([0.5] * 60 + [-0.2] * 40, "DROP", (60, 99)) == "dropped at step 60, from 0.5 to -0.2"
+
+
 def test_a_jump_is_to_be_looked_at():
     v = judged(history([1.0] * 60 + [3.0] * 40, "SPIKE", (60, 80)))["a"]
     assert (v.status, v.words) == ("watch", "jumped at step 60, +200 %")

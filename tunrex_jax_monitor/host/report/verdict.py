@@ -202,7 +202,7 @@ def _before(run: History, e: Episode) -> float | None:
 
 
 def _relative(now: float, before: float) -> str:
-    if abs(before) < 1e-6 or not math.isfinite(now / before):
+    if abs(before) < 1e-6 or now * before < 0 or not math.isfinite(now / before):
         return f"from {number(before)} to {number(now)}"
     return f"{100 * (now - before) / abs(before):+.0f} %"
 

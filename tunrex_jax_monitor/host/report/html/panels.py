@@ -11,6 +11,8 @@ from tunrex_jax_monitor.host.report.episodes import TOTAL, collapse_limit, zero_
 from tunrex_jax_monitor.host.report.heatmap import HeatMap, heat_map
 from tunrex_jax_monitor.host.report.html import encode
 from tunrex_jax_monitor.host.report.html.points import Points, Sampled
+from tunrex_jax_monitor.host.report.text import number
+from tunrex_jax_monitor.host.schema import is_number
 
 HEIGHT, HEAT_HEIGHT, SHARE_HEIGHT = 210, 120, 92  # CSS pixels
 EMISSIONS = 500  # of window quantiles and group figures; more become means of neighbours
@@ -87,9 +89,15 @@ class Panels:
         keys = [key for key in self._run.emissions.scalars if key.startswith(_PASS_AT)]
         ks = sorted(int(key.removeprefix(_PASS_AT)) for key in keys)
         passes = [self._held_line(f"pass@{k}", f"{_PASS_AT}{k}", f"run{i % 7}", dash_of(i)) for i, k in enumerate(ks)]
-        for title, lines in (("Groups by how many members solved the task", shares), ("Unbiased pass@k", passes)):
+        solved = f"Groups by how many members solved the task ({self._solved_by()})"
+        for title, lines in ((solved, shares), ("Unbiased pass@k", passes)):
             if any(lines):
                 yield panel(title, SHARE_HEIGHT, lines=[*filter(None, lines)], percent=True, range=[0, 1])
+
+    def _solved_by(self) -> str:
+        config = self._run.config
+        judged, limit = config.get("correct_reward") or "weighted sum", config.get("correct_threshold")
+        return f"{judged} at least {number(limit)}" if is_number(limit) else str(judged)
 
     def line(self, label: str, key: str, column: str, how: str, **style: Any) -> dict[str, Any]:
         """Return a line of a column of the series, with one value per point."""
