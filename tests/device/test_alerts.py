@@ -132,6 +132,18 @@ def test_a_collapse_is_told_by_few_groups_and_chance_is_not(groups: int) -> None
     assert (collapses[:, 400:].sum(1) == 1).all()
 
 
+def test_outliers_are_told_where_each_group_has_lost_all_but_one() -> None:
+    """There are as many groups as samples then, and not as many as groups of full size."""
+    rng = np.random.default_rng(16)
+    x = rng.normal(size=(4, 260, 512)).astype(np.float32)
+    x[:, 200:][rng.random((4, 60, 512)) < 0.2] = 12.0
+    x[..., np.arange(512) % 16 > 0] = np.nan
+    began, _ = bench.watch(trm.RewardAccumulator(("r",), group_size=16), x)
+    outlier = began[..., _index(Alert.OUTLIER)]
+    assert not outlier[:, :200].any()
+    assert outlier[:, 200:205].any(1).all()
+
+
 def test_a_declared_penalty_is_never_negative() -> None:
     x = -np.abs(np.random.default_rng(9).normal(size=(1, 100, 64))).astype(np.float32)
     quiet, _ = bench.watch(trm.RewardAccumulator(("r",), bounds={"r": (None, 0.0)}), x)

@@ -77,9 +77,11 @@ class Evidence(NamedTuple):
     samples: Array  # float32[R]: valid samples before the step, over the run
     outliers: Array  # float32[R]: rare outliers before the step, over the run
     outlying: Array  # float32[R]: groups that had some
+    groups: Array  # float32[R]: of all groups before the step, over the run
     batch_samples: Array  # float32[R]
     batch_outliers: Array  # float32[R]: rare outliers in the step
     batch_outlying: Array  # float32[R]: groups of the step that have some
+    batch_groups: Array  # float32[R]
     any_outlier: Array | None  # bool[R], for the literal rule
     nonfinite: Array  # bool[R]
     constant: Array  # bool[R]: the last `flatline_samples` samples before the step are one value
@@ -101,9 +103,8 @@ def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Ru
     bound = -math.log(config.false_alarm_rate)
     size = config.group_size or 1
     if size > 1:
-        of_groups = (v / np.float32(size) for v in (e.samples, averages.samples, e.batch_samples))
-        total, mean, now = of_groups
-        groups = _Seen(e.outlying, total, averages.outlying, mean, e.batch_outlying, now)
+        lately = averages.samples * (e.groups / jnp.maximum(e.samples, 1.0))  # a mask leaves some groups few samples
+        groups = _Seen(e.outlying, e.groups, averages.outlying, lately, e.batch_outlying, e.batch_groups)
         surprise = jnp.maximum(surprise, _surprise_of(groups, math.sqrt(size), config))
         bound += math.log(2.0)  # one alarm, of two kinds of evidence
     return Rule(warm & (e.batch_outliers > 0) & (surprise > np.float32(bound)), surprise > np.float32(0.5 * bound))
@@ -145,7 +146,7 @@ def _together(e: Evidence, config: Config) -> Array:
 
 def _surprise(k: Array, n: Array, rate: Array) -> Array:
     """Return -log of the Chernoff bound on P(at least k of n) at `rate`; 0 where k is no more than expected."""
-    share = jnp.clip(k / jnp.maximum(n, 1.0), np.float32(1e-6), np.float32(1.0 - 1e-6))
+    share, rate = (jnp.clip(v, np.float32(1e-6), np.float32(1.0 - 1e-6)) for v in (k / jnp.maximum(n, 1.0), rate))
     divergence = share * jnp.log(share / rate) + (1.0 - share) * jnp.log((1.0 - share) / (1.0 - rate))
     return jnp.where(share > rate, n * divergence, 0.0)
 
