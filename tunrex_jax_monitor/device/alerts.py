@@ -105,8 +105,8 @@ def _outlier(e: Evidence, averages: Averages, warm: Array, config: Config) -> Ru
     if size > 1:
         lately = averages.samples * (e.groups / jnp.maximum(e.samples, 1.0))  # a mask leaves some groups few samples
         groups = _Seen(e.outlying, e.groups, averages.outlying, lately, e.batch_outlying, e.batch_groups)
-        surprise = jnp.maximum(surprise, _surprise_of(groups, math.sqrt(size), config))
-        bound += math.log(2.0)  # one alarm, of two kinds of evidence
+        # A second kind of evidence has to be twice as sure. Where outliers do not come together both say the same.
+        surprise = jnp.maximum(surprise, _surprise_of(groups, math.sqrt(size), config) - np.float32(math.log(2.0)))
     return Rule(warm & (e.batch_outliers > 0) & (surprise > np.float32(bound)), surprise > np.float32(0.5 * bound))
 
 
