@@ -200,9 +200,10 @@ def test_every_leaf_of_a_state_is_checked_by_shape_and_dtype_wherever_one_goes_i
     assert "uint32[" in allowed
 
 
-@pytest.mark.parametrize("options", [{"log_frequency": 7}, {"reward_names": ("a", "b", "c")}])
-def test_a_state_of_another_accumulator_is_named_by_what_differs(options):
-    other = dataclasses.replace(FLAT, **options)
+@pytest.mark.parametrize(
+    "other", [dataclasses.replace(FLAT, log_frequency=7), RewardAccumulator(("a", "b", "c"), log_frequency=10)]
+)
+def test_a_state_of_another_accumulator_is_named_by_what_differs(other):
     got, allowed = message(lambda: FLAT.record(other.init())).split(", allowed: ", 1)
     assert f"one of {other.rewards} rewards and log_frequency {other.log_frequency}: " in got
     assert allowed.startswith(f"one of {FLAT.rewards} rewards and log_frequency {FLAT.log_frequency}: ")
