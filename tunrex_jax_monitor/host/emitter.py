@@ -28,6 +28,11 @@ class Emitter:
         self._compiled: Callable[..., Any] | None = None
         self._thread = 0
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether `prepare` has been called."""
+        return self._compiling is not None
+
     def prepare(self, state: MonitorState, *, wait: bool) -> None:
         """Begin to compile; with `wait`, return when that is done."""
         if self._compiling is None:

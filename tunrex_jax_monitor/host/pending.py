@@ -7,6 +7,7 @@ finds every step, once. A call leaves it behind the emission that it was in.
 
 import itertools
 import logging
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Pending:
     def add(self, step: Any, state: MonitorState) -> None:
         """Take a step and the state after it; behind the first line no interruption loses them."""
         self._calls.append(call := _Call(next(self._numbers), step, state))
+        start = time.perf_counter()
         if not is_concrete(state):
             self._drop(call)
             self._tell(state)
@@ -93,6 +95,7 @@ class Pending:
             before.state = None  # the newest is enough, and they are large
         while (first := self._calls[0]).number <= self._begin.number:
             self._drop(first)
+        self.seconds += time.perf_counter() - start
 
     @property
     def length(self) -> int:

@@ -111,6 +111,8 @@ class Reporter:
             self._pending.forget_calls()
             return state
         is_due = self._pending.length >= self._acc.log_frequency
+        if not is_due and self._emitter.is_begun and not self._signals.pending:
+            return state  # of most steps this is all
         with self._signals, self._turn.of_step(is_due=is_due) as is_ours:
             after, error = attempt(partial(self._step, state)) if is_ours else (None, None)
             if after is not None and self._signals.take():
