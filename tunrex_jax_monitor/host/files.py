@@ -19,10 +19,11 @@ def require_writable(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
+        otherwise = "" if isinstance(error, FileExistsError | NotADirectoryError) else ", or mend its permissions"
         raise OSError(
             error.errno,
             f"run_dir: got '{directory}', which cannot be written ({error.strerror}), allowed a directory that can be "
-            f"made and written. Choose another directory{'' if directory.is_file() else ', or mend its permissions'}",
+            f"made and written. Choose another directory{otherwise}",
         ) from error
 
 
