@@ -85,10 +85,9 @@ class RewardAccumulator(Config):
         self,
         state: MonitorState,
         rewards: Mapping[str, Samples],
-        *,
-        mask: Mask = None,
-        lengths: Samples | None = None,
-        axis_name: str | tuple[str, ...] | None = None,
+        mask: Any = None,
+        lengths: Any = None,
+        axis_name: Any = None,
     ) -> MonitorState:
         state = state_lib.check(self, state)
         step = batch.collect(self, rewards, mask, lengths, axis_name, beside=state)

@@ -278,14 +278,9 @@ class GRPOMonitoringIntegration:
             scalars |= {prefix + key: v for key, v in monitor.read().scalars.items() if key.startswith(own)}
         return scalars
 
-    def _solved_by(self) -> str:
-        acc = self.reward_monitor.accumulator
-        what = acc.correct_reward or "the weighted sum of all rewards"
-        remedy = "" if acc.correct_reward else "; name one with correct_reward="
-        return f"{ascii_safe(what)} is at least {acc.correct_threshold:g}{remedy}"
-
     def _banner(self) -> str:
-        rule = "=" * 80
+        rule, acc = "=" * 80, self.reward_monitor.accumulator
+        judged = ascii_safe(acc.correct_reward or "the weighted sum of all rewards (name one with correct_reward=)")
         lines = [rule, "Reward Monitoring System Initialized", rule]
         lines += [f"Monitoring {len(self.reward_names)} reward functions:"]
         lines += [f"  - {ascii_safe(name)}" for name in self.reward_names]
@@ -293,7 +288,7 @@ class GRPOMonitoringIntegration:
             f"Output directory: {self.output_dir}",
             f"W&B logging: {'enabled' if self.use_wandb else 'disabled'}",
             f"Anomaly detection: {'enabled' if self.enable_anomaly_detection else 'disabled'}",
-            f"Solved: where {self._solved_by()}",
+            f"Solved: where {judged} is at least {acc.correct_threshold:g}",
             rule,
         ]
         return "\n".join(lines)

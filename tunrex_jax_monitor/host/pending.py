@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
 
@@ -179,3 +180,10 @@ def is_concrete(state: object) -> bool:
 def is_deleted(state: MonitorState) -> bool:
     """Tell whether a later step has taken the state's memory; raises for what is no state."""
     return any(leaf.is_deleted() for leaf in state if isinstance(leaf, jax.Array))
+
+
+def require_kept(state: MonitorState) -> None:
+    """Raise a ValueError for a state whose memory a later step has taken."""
+    if is_deleted(state):
+        remedy = "Go on with what it returned: params, mon = train_step(params, mon); mon = reporter.step(step, mon)."
+        raise invalid("state", "a state whose memory a later step has taken (donated)", "the newest one", remedy)

@@ -20,14 +20,14 @@ import jax
 import numpy as np
 
 from tunrex_jax_monitor.accumulator import RewardAccumulator
-from tunrex_jax_monitor.device.config import invalid, require_flag
+from tunrex_jax_monitor.device.config import require_flag
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import processes, workers
 from tunrex_jax_monitor.host.arguments import require_callable
 from tunrex_jax_monitor.host.builder import Builder, Emission
 from tunrex_jax_monitor.host.emitter import Emitter
 from tunrex_jax_monitor.host.guard import as_seconds, attempt
-from tunrex_jax_monitor.host.pending import Interval, Pending, is_concrete, is_deleted
+from tunrex_jax_monitor.host.pending import Interval, Pending, is_concrete, require_kept
 from tunrex_jax_monitor.host.preemption import Preemption
 from tunrex_jax_monitor.host.record import Record
 from tunrex_jax_monitor.host.sinks.base import Sink
@@ -127,11 +127,7 @@ class Reporter:
         is_due = self._pending.length >= self._acc.log_frequency
         if not is_concrete(state):
             return None
-        if is_deleted(state):
-            remedy = (
-                "Go on with what it returned: params, mon = train_step(params, mon); mon = reporter.step(step, mon)."
-            )
-            raise invalid("state", "a state whose memory a later step has taken (donated)", "the newest one", remedy)
+        require_kept(state)
         self._emitter.prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
         if is_due:
