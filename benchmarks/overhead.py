@@ -33,11 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 from drawing import draw
 from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table, uncached
-from variants import EVERY, Variant, accumulator, load_example, packed_bytes, variants
+from variants import EVERY, SIZES, Variant, accumulator, load_example, packed_bytes, variants
 
 import tunrex_jax_monitor as trm
 
-SIZES = {"cpu": (64, 2, 32), "chip": (512, 4, 128)}  # width, layers, prompts per step
 COLUMNS = {
     "watched by": 0, "ms per step": 3, "x bare": 3, "thread, ms": 3, "dispatch, us": 0, "device, ms": 3, "host, us": 0,
     "bytes to host per 10 steps": 0,

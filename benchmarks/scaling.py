@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerators import COLLECTIVES, Program
+from hlo import COLLECTIVES, Program
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from accelerators import Program
+from hlo import Program
 from measuring import add_json, environment, in_rounds, publish, quartiles, table, uncached
 from peers import installed
 

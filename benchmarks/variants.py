@@ -23,6 +23,7 @@ import tunrex_jax_monitor as trm
 
 EVERY = 10  # steps from line to line
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_grpo.py"
+SIZES = {"cpu": (64, 2, 32), "chip": (512, 4, 128)}  # width, layers, prompts per step
 
 
 @dataclass

@@ -6,15 +6,14 @@ Leaves, donation, one trace, callbacks and the fast dispatch path are claims of 
 import functools
 import math
 import re
-import runpy
 import threading
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hlo import Program
 
 from tests.device.support import batch
 from tunrex_jax_monitor.accumulator import RewardAccumulator, _update_jit
@@ -23,7 +22,6 @@ from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.reporter import Reporter
 from tunrex_jax_monitor.host.sinks.memory import MemorySink
 
-TOOL = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "accelerators.py"))
 BLOCKING = ("_value", "block_until_ready", "item", "tolist", "__float__", "__int__", "__bool__", "__index__")
 EIGHT = RewardAccumulator(tuple(f"r{i}" for i in range(8)), group_size=8, log_frequency=10)
 MIXED = RewardAccumulator(("format", "answer", "style"), group_size=8)
@@ -40,12 +38,12 @@ def compiled() -> str:
 
 @pytest.mark.skipif(jax.__version_info__[:2] > kernel.NEWEST, reason="this JAX is newer than what `kernel` knows")
 def test_an_update_by_itself_is_at_most_sixteen_kernels_on_a_cpu():
-    assert Counter(TOOL["Program"](compiled()).launched()).total() <= 16
+    assert Counter(Program(compiled()).launched()).total() <= 16
 
 
 def test_an_update_neither_loops_nor_sorts():
     """A loop of small kernels and a sort are what a CPU and a TPU are slowest at."""
-    program = TOOL["Program"](compiled())
+    program = Program(compiled())
     assert program.count("while", "sort", "conditional") == 0
 
 
