@@ -122,7 +122,7 @@ def join(run: Sketch, planes: Planes) -> Added:
 
 
 def _count(index: Array, word: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, mode="drop").reshape(shape)
+    return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, mode="drop", wrap_negative_indices=False).reshape(shape)
 
 
 def _count_marks(index: Array, mark: Array, shape: tuple[int, ...]) -> Array:
@@ -131,7 +131,7 @@ def _count_marks(index: Array, mark: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _raise(plane: Array, index: Array, key: Array) -> Array:
-    return plane.reshape(-1).at[index].max(key, mode="drop").reshape(plane.shape)
+    return plane.reshape(-1).at[index].max(key, mode="drop", wrap_negative_indices=False).reshape(plane.shape)
 
 
 def _in_place(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
@@ -159,9 +159,9 @@ def _in_turn(index: Array, word: Array, key: Array, greatest: Array, least: Arra
     first, second, third = (
         jnp.where(index < size, index + copy + np.int32(i * size), np.int32(3 * size * copies)) for i in range(3)
     )
-    planes = jnp.zeros(3 * size * copies, jnp.uint32).at[first].add(word, mode="drop")
+    planes = jnp.zeros(3 * size * copies, jnp.uint32).at[first].add(word, mode="drop", wrap_negative_indices=False)
     places, keys = jnp.concatenate([second, third]), jnp.concatenate([key, ~key])
-    planes = planes.at[places].max(keys, mode="drop").reshape(copies, 3, *greatest.shape)
+    planes = planes.at[places].max(keys, mode="drop", wrap_negative_indices=False).reshape(copies, 3, *greatest.shape)
     words = functools.reduce(jnp.add, planes[:, 0])
     highest, lowest = functools.reduce(jnp.maximum, planes[:, 1:])
     return words, jnp.maximum(greatest, highest), jnp.maximum(least, lowest)

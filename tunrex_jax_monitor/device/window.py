@@ -69,7 +69,7 @@ def _compact_by_scatter(values: Array, keep: Array, *, size: int) -> Array:
     row = jnp.arange(rows, dtype=jnp.int32)[:, None] * np.int32(size)
     index = jnp.where(keep & (place >= 0), row + place, spill)
     fresh = init(rows, size).reshape(-1)
-    fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), mode="drop", unique_indices=True)
+    fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), mode="drop", unique_indices=True, wrap_negative_indices=False)
     return fresh.reshape(rows, size)
 
 
