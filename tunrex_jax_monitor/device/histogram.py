@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from tunrex_jax_monitor.device.places import WITHIN
+
 BINS = 64
 
 
@@ -39,7 +41,7 @@ def compute(x: Float[Array, "R W"], valid: Bool[Array, "R W"]) -> WindowHistogra
     rows = x.shape[0]
     row = jnp.arange(rows, dtype=jnp.int32)[:, None] * np.int32(BINS)
     flat = jnp.where(valid, row + index, np.int32(rows * BINS)).reshape(-1)
-    counts = jnp.zeros(rows * BINS, jnp.uint32).at[flat].add(np.uint32(1), mode="drop")
+    counts = jnp.zeros(rows * BINS, jnp.uint32).at[flat].add(np.uint32(1), **WITHIN)
     return WindowHistogram(exponent, first, counts.reshape(rows, BINS))
 
 

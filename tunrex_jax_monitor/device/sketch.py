@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from tunrex_jax_monitor.device.bits import add_counts, from_order_key, order_key
+from tunrex_jax_monitor.device.places import WITHIN
 
 SUB_BINS = 38  # per octave
 BINS_PER_SIGN = 1023
@@ -122,7 +123,7 @@ def join(run: Sketch, planes: Planes) -> Added:
 
 
 def _count(index: Array, word: Array, shape: tuple[int, ...]) -> Array:
-    return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, mode="drop", wrap_negative_indices=False).reshape(shape)
+    return jnp.zeros(math.prod(shape), jnp.uint32).at[index].add(word, **WITHIN).reshape(shape)
 
 
 def _count_marks(index: Array, mark: Array, shape: tuple[int, ...]) -> Array:
@@ -131,7 +132,7 @@ def _count_marks(index: Array, mark: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _raise(plane: Array, index: Array, key: Array) -> Array:
-    return plane.reshape(-1).at[index].max(key, mode="drop", wrap_negative_indices=False).reshape(plane.shape)
+    return plane.reshape(-1).at[index].max(key, **WITHIN).reshape(plane.shape)
 
 
 def _in_place(index: Array, word: Array, key: Array, greatest: Array, least: Array) -> tuple[Array, ...]:
@@ -159,9 +160,9 @@ def _in_turn(index: Array, word: Array, key: Array, greatest: Array, least: Arra
     first, second, third = (
         jnp.where(index < size, index + copy + np.int32(i * size), np.int32(3 * size * copies)) for i in range(3)
     )
-    planes = jnp.zeros(3 * size * copies, jnp.uint32).at[first].add(word, mode="drop", wrap_negative_indices=False)
+    planes = jnp.zeros(3 * size * copies, jnp.uint32).at[first].add(word, **WITHIN)
     places, keys = jnp.concatenate([second, third]), jnp.concatenate([key, ~key])
-    planes = planes.at[places].max(keys, mode="drop", wrap_negative_indices=False).reshape(copies, 3, *greatest.shape)
+    planes = planes.at[places].max(keys, **WITHIN).reshape(copies, 3, *greatest.shape)
     words = functools.reduce(jnp.add, planes[:, 0])
     highest, lowest = functools.reduce(jnp.maximum, planes[:, 1:])
     return words, jnp.maximum(greatest, highest), jnp.maximum(least, lowest)

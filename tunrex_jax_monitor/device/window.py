@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt
 
 from tunrex_jax_monitor.device.bits import from_order_key, order_key, to_floats, two_sum
+from tunrex_jax_monitor.device.places import WITHIN
 from tunrex_jax_monitor.device.reduce import reduce_together
 
 
@@ -69,7 +70,7 @@ def _compact_by_scatter(values: Array, keep: Array, *, size: int) -> Array:
     row = jnp.arange(rows, dtype=jnp.int32)[:, None] * np.int32(size)
     index = jnp.where(keep & (place >= 0), row + place, spill)
     fresh = init(rows, size).reshape(-1)
-    fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), mode="drop", unique_indices=True, wrap_negative_indices=False)
+    fresh = fresh.at[index.reshape(-1)].set(values.reshape(-1), **WITHIN, unique_indices=True)
     return fresh.reshape(rows, size)
 
 
