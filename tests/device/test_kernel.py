@@ -35,6 +35,17 @@ def test_a_part_of_a_larger_program_is_none():
     assert "xla_cpu_small_call" not in jax.jit(kernel.one_kernel(double)).lower(jnp.ones(8)).compile().as_text()
 
 
+def test_it_is_traced_once_for_all_platforms():
+    traced = []
+
+    def function(x):
+        traced.append(x)
+        return x + 1.0
+
+    jax.jit(kernel.one_kernel(function)).lower(jnp.ones(8))
+    assert len(traced) == 1
+
+
 @pytest.mark.parametrize("update", [ACC.update, ACC.update_jit], ids=["update", "update_jit"])
 def test_a_while_loop_compiles(update):
     """JAX keeps operands there that nothing uses, at which XLA would abort the process of a kernel."""

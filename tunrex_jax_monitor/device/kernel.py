@@ -32,8 +32,10 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     cannot do inside a kernel. `reduce_together` is none on a CPU.
     """
 
+    once = jax.jit(function, inline=True)  # traced for one of the branches, it is known for the other
+
     def call(*arrays: Any) -> Any:
-        return jax.lax.platform_dependent(*arrays, cpu=partial(_call, function), default=function)
+        return jax.lax.platform_dependent(*arrays, cpu=partial(_call, once), default=once)
 
     return call
 
