@@ -31,7 +31,6 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     It may not scatter, sort, multiply matrices or hold a `reduce`: for some of these XLA calls a library, which it
     cannot do inside a kernel. `reduce_together` is none on a CPU.
     """
-
     once = jax.jit(function, inline=True)  # traced for one of the branches, it is known for the other
 
     def call(*arrays: Any) -> Any:
