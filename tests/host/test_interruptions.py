@@ -149,6 +149,36 @@ def test_a_handler_that_flushes_within_a_step_costs_none(how, at, caplog):
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
 
 
+@pytest.mark.parametrize("how", UPDATE)
+@pytest.mark.parametrize("at", [7, 8])
+def test_a_handler_that_emits_within_a_step_counts_none_twice(how, at, caplog):
+    """As before a checkpoint. The step goes on with the state that the handler's emission left."""
+
+    def run(interruption):
+        sink, mon = MemorySink(), ACC.init()
+
+        def emit(signum, frame):
+            nonlocal mon
+            mon = reporter.flush(mon)
+
+        with Reporter(ACC, [sink]) as reporter:
+            signal.signal(signal.SIGUSR1, emit)
+            for step in range(14):
+                mon = updated(how, mon, step)
+                with interruption if step == at else NOTHING:
+                    mon = reporter.step(step, mon)
+        return sink
+
+    for number, (place, sink) in enumerate(every_line(run)):
+        if number < 2 or place.startswith(UNREACHABLE):  # the step is not there yet, and told to overlap
+            caplog.clear()
+            continue
+        assert rows_of(sink) == [(step, step) for step in range(14)], place
+        counts = {record.update: record.scalars["x/interval/count"] for record in sink.records}
+        assert sum(counts.values()) == 4 * 14, place
+    assert [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "WARNING")] == []
+
+
 @pytest.mark.parametrize("given", [True, False])
 def test_a_close_that_is_interrupted_may_be_called_again(given):
     def run(interruption):

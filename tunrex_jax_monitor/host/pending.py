@@ -82,26 +82,34 @@ class Pending:
         self.seconds = 0.0
         self._is_told = False
 
-    def add(self, step: Any, state: MonitorState) -> None:
-        """Take a step and the state after it; behind the first line no interruption loses them."""
+    def add(self, step: Any, state: MonitorState) -> int:
+        """Take a step and the state after it; behind the first line no interruption loses them.
+
+        Returns:
+          The number of the call.
+        """
         self._calls.append(call := _Call(next(self._numbers), step, state))
         start = time.perf_counter()
         if not is_concrete(state):
             self._drop(call)
             self._tell(state)
-            return
+            return call.number
         call.step = transfer.hold(step)
         before, self._newest = self._newest, call
         if before is not None:
             before.state = None  # the newest is enough, and they are large
-        while (first := self._calls[0]).number <= self._begin.number:
+        while self._calls and (first := self._calls[0]).number <= self._begin.number:
             self._drop(first)
         self.seconds += time.perf_counter() - start
+        return call.number
 
-    @property
-    def length(self) -> int:
-        """How many steps there are since the last emission, when one has just been added."""
-        return len(self._calls)
+    def length(self, number: int) -> int:
+        """Return how many steps there are since the last emission, when call `number` has just been added."""
+        return len(self._calls) if number > self._begin.number else 0
+
+    def state_behind(self, number: int, given: MonitorState) -> MonitorState:
+        """Return the state to go on with behind a call: given, or what an emission since the call has left of it."""
+        return given if (begin := self._begin).state is None or begin.number < number else begin.state
 
     def forget_calls(self) -> None:
         """Leave out what has been added."""

@@ -106,39 +106,42 @@ class Reporter:
         Returns:
           The state to go on with.
         """
-        self._pending.add(step, state)  # first of all
+        number = self._pending.add(step, state)  # first of all
         if not self._is_on():
             self._pending.forget_calls()
             return state
-        is_due = self._pending.length >= self._acc.log_frequency
+        is_due = self._is_due(number)
         if not is_due and self._emitter.is_begun and not self._signals.pending:
-            return state  # of most steps this is all
+            return self._pending.state_behind(number, state)  # of most steps this is all
         with self._signals, self._turn.of_step(is_due=is_due) as is_ours:
-            after, error = attempt(partial(self._step, state)) if is_ours else (None, None)
+            after, error = attempt(partial(self._step, number, state)) if is_ours else (None, None)
             if after is not None and self._signals.take():
                 after = self._flush(after, _FLUSH_SECONDS)
-        if error is None:
-            return self._hand_over(state, after)
-        self._broken = True
-        _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
-        return state
+        if error is not None:
+            self._broken = True
+            _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
+            return state
+        if after is None or after is state:
+            return self._pending.state_behind(number, state)
+        return self._hand_over(after)
 
-    def _step(self, state: MonitorState) -> MonitorState | None:
-        is_due = self._pending.length >= self._acc.log_frequency
+    def _is_due(self, number: int) -> bool:
+        return self._pending.length(number) >= self._acc.log_frequency
+
+    def _step(self, number: int, state: MonitorState) -> MonitorState | None:
+        is_due = self._is_due(number)
         if not is_concrete(state):
             return None
         require_kept(state)
         self._emitter.prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
-        if is_due:
-            state = self._emit(state, self._pending.read())
+        if is_due and (ended := self._pending.read()).held:  # a handler may have emitted them meanwhile
+            state = self._emit(state, ended)
         self._pending.seconds += time.perf_counter() - start
         return state
 
-    def _hand_over(self, given: MonitorState, after: MonitorState | None) -> MonitorState:
-        """Return the state to go on with; an interval ends here, or who is interrupted would go on with the last."""
-        if after is None or after is given:
-            return given
+    def _hand_over(self, after: MonitorState) -> MonitorState:
+        """Return what an emission left; an interval ends here, or who is interrupted would go on with the last."""
         self._pending.begin(after)
         return after
 
@@ -197,7 +200,7 @@ class Reporter:
             return state
         with self._signals:
             after = self._flush(state, as_seconds(timeout_seconds))
-        return after if state is None else self._hand_over(state, after)
+        return after if after is None or after is state else self._hand_over(after)
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
         end = time.monotonic() + seconds
