@@ -8,22 +8,24 @@ the fault. River's Page-Hinkley and ADWIN watch the step means on the host, with
 """
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from typing import Any
 
 import jax
 import numpy as np
+from measuring import add_json, environment, publish
 
 import tunrex_jax_monitor as trm
 from tunrex_jax_monitor.device.alerts import TYPES, Memory
 from tunrex_jax_monitor.device.state import unpack
 
 SAMPLES, GROUP, FAULT_AT = 64, 8, 300
+OF_HEALTHY = (
+    "stream", "literal steps %", "literal per 1000", "guarded per 1000", "guarded per run", "Page-Hinkley", "ADWIN",
+)  # fmt: skip
+OF_FAULTS = ("fault", "expected", "literal", "guarded", "guarded any", "Page-Hinkley", "ADWIN")
 Stream = Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]
 
 
@@ -193,39 +195,29 @@ def _table(rows: list[dict[str, object]], columns: tuple[str, ...]) -> str:
     return "\n".join(lines + ["| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in rows])
 
 
+def text_of(result: dict[str, Any], options: argparse.Namespace) -> str:
+    """Return both tables."""
+    healthy, faults = _table(result["false_alarms"], OF_HEALTHY), _table(result["delays"], OF_FAULTS)
+    return (
+        f"Healthy streams, {options.runs} runs x {options.steps} steps x {SAMPLES} samples.\n\n{healthy}\n\n"
+        f"Planted faults at step {FAULT_AT}: median delay in steps (found of {options.runs} runs).\n\n{faults}"
+    )
+
+
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20, help="independent runs of each stream (default %(default)s)")
     parser.add_argument("--steps", type=int, default=500, help="steps of a healthy run (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    add_json(parser)
     options = parser.parse_args()
     result = {
-        "versions": {name: version(name) for name in ("jax", "numpy", "river", "tunrex-jax-monitor")},
-        "python": platform.python_version(),
-        "command": "python benchmarks/alerts.py " + " ".join(sys.argv[1:]),
+        "environment": environment("alerts"),
         "false_alarms": false_alarms(options.runs, options.steps, options.seed),
         "delays": delays(options.runs, options.seed),
     }
-    if options.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['command']}\n{result['versions']} python {result['python']}\n")
-    print(f"Healthy streams, {options.runs} runs x {options.steps} steps x {SAMPLES} samples.\n")
-    columns = (
-        "stream",
-        "literal steps %",
-        "literal per 1000",
-        "guarded per 1000",
-        "guarded per run",
-        "Page-Hinkley",
-        "ADWIN",
-    )
-    print(_table(result["false_alarms"], columns))
-    print(f"\nPlanted faults at step {FAULT_AT}: median delay in steps (found of {options.runs} runs).\n")
-    columns = ("fault", "expected", "literal", "guarded", "guarded any", "Page-Hinkley", "ADWIN")
-    print(_table(result["delays"], columns))
+    publish(result, text_of(result, options), options.json)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -90,15 +91,17 @@ def environment(program: str) -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_gigabytes(_host_memory())}",
         "device": _device(),
-        "versions": ", ".join([f"python {platform.python_version()}", *_versions()]),
+        "versions": ", ".join([f"python {platform.python_version()}", *_versions(), *_commit()]),
         "load": f"{os.getloadavg()[0]:.2f} when this was printed; the program itself is 1 to {os.cpu_count()} of it",
     }
 
 
 def _device() -> str:
     device = jax.devices()[0]
-    memory = (device.memory_stats() or {}).get("bytes_limit") if device.platform != "cpu" else _host_memory()
-    return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {_gigabytes(memory)}"
+    if device.platform == "cpu":
+        return f"{jax.device_count()} x {device.device_kind} (cpu), {_gigabytes(_host_memory())}"
+    memory = (device.memory_stats() or {}).get("bytes_limit")
+    return f"{jax.device_count()} x {device.device_kind} ({device.platform}), {_gigabytes(memory)} for JAX"
 
 
 def _host_memory() -> int:
@@ -115,6 +118,17 @@ def _versions() -> Iterator[str]:
             yield f"{name} {metadata.version(name)}"
         except metadata.PackageNotFoundError:
             continue
+
+
+def _commit() -> Iterator[str]:
+    """Yield the commit of this checkout, if it is one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return
+    yield f"commit {name.strip()}{' and changes' if changed else ''}"
 
 
 def cell(value: Any, digits: int = 2) -> str:
@@ -138,6 +152,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", nargs="?", const="-", metavar="FILE", help="print JSON, or write it beside the tables"
     )
+
+
+def whole(text: str) -> int:
+    """Read a number of at least one from the command line."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: a whole number from 1 on")
+    return int(text)
 
 
 def publish(result: Mapping[str, Any], text: str, target: str | None) -> None:

@@ -32,14 +32,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from drawing import draw
-from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table, uncached
-from variants import EVERY, SIZES, Variant, accumulator, load_example, packed_bytes, variants
+from measuring import add_json, environment, in_rounds, progress, publish, quartiles, table, uncached, whole
+from variants import EVERY, NAMES, SIZES, Variant, accumulator, load_example, packed_bytes, variants
 
 import tunrex_jax_monitor as trm
 
 COLUMNS = {
-    "watched by": 0, "ms per step": 3, "x bare": 3, "thread, ms": 3, "dispatch, us": 0, "device, ms": 3, "host, us": 0,
-    "bytes to host per 10 steps": 0,
+    "watched by": 0, "ms per step": 3, "x bare": 3, "added, us": 0, "thread, ms": 3, "dispatch, us": 0,
+    "device, ms": 3, "host, us": 0, "bytes to host per 10 steps": 0,
 }  # fmt: skip
 
 
@@ -141,6 +141,7 @@ def rows_of(found: dict[str, Variant], blocks: dict[str, list[Block]]) -> list[d
             "watched by": name,
             "ms per step": quartiles(1e3 * wall),
             "x bare": None if name == "bare" else quartiles(wall / bare),
+            "added, us": None if name == "bare" else quartiles(1e6 * (wall - bare)),
             "thread, ms": quartiles([1e3 * block.thread for block in measured]),
             "dispatch, us": quartiles(1e6 * np.array(mean["dispatch"])),
             "device, ms": quartiles(1e3 * np.array(mean["device"])),
@@ -183,16 +184,16 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     width, layers, prompts = SIZES["cpu" if jax.default_backend() == "cpu" else "chip"]
-    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--rounds", type=whole, default=20, help="default: %(default)s")
     parser.add_argument(
-        "--steps", type=int, default=20, help=f"of a block, a multiple of {EVERY} (default: %(default)s)"
+        "--steps", type=whole, default=20, help=f"of a block, a multiple of {EVERY} (default: %(default)s)"
     )
     parser.add_argument(
-        "--width", type=int, default=width, help="of the model, a multiple of 64 (default here: %(default)s)"
+        "--width", type=whole, default=width, help="of the model, a multiple of 64 (default here: %(default)s)"
     )
-    parser.add_argument("--layers", type=int, default=layers, help="of the model (default here: %(default)s)")
+    parser.add_argument("--layers", type=whole, default=layers, help="of the model (default here: %(default)s)")
     parser.add_argument(
-        "--prompts", type=int, default=prompts, help="per step, 8 completions each (default here: %(default)s)"
+        "--prompts", type=whole, default=prompts, help="per step, 8 completions each (default here: %(default)s)"
     )
     parser.add_argument(
         "--compilations", type=int, default=3, help="of both steps, without cache; 0 for none (default: %(default)s)"
@@ -205,7 +206,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the table")
     add_json(parser)
     options = parser.parse_args()
-    if options.steps < EVERY or options.steps % EVERY:
+    if unknown := set(options.only or ()) - set(NAMES):
+        parser.error(f"--only: got {', '.join(sorted(unknown))}, allowed: {', '.join(NAMES)}.")
+    if options.width % 64:
+        parser.error(f"--width: got {options.width}, allowed: a multiple of 64. Use {64 * -(-options.width // 64)}.")
+    if options.compilations < 0:
+        parser.error(f"--compilations: got {options.compilations}, allowed: 0 for none, or more.")
+    if options.steps % EVERY:
         parser.error(f"--steps: got {options.steps}, allowed: a multiple of {EVERY}. Use {EVERY} or {2 * EVERY}.")
     return options
 
@@ -221,11 +228,7 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     """Return everything that is printed."""
     example = load_example(options.width, options.layers, options.prompts, options.warm_up_steps)
     compiling = compile_seconds(example, options.compilations)
-    found, missing = variants(example, directory)
-    if options.only:
-        if unknown := set(options.only) - found.keys():
-            raise SystemExit(f"--only: got {', '.join(sorted(unknown))}, allowed: {', '.join(found)}.")
-        found = {name: v for name, v in found.items() if name in ("bare", *options.only)}
+    found, missing = variants(example, directory, ("bare", *(options.only or NAMES)))
     inputs = compile_steps(example, found, seed=0)
     loops = {name: Loop(variant, inputs) for name, variant in found.items()}
     for loop in loops.values():
@@ -256,8 +259,8 @@ def text_of(result: dict[str, Any]) -> str:
     lines += (
         [f"not installed, and so not measured: {', '.join(result['not installed'])}"] if result["not installed"] else []
     )
-    same = "bit-identical in all variants at the end" if not result["other parameters"] else "not those of bare"
-    lines += [f"parameters: {same} {', '.join(result['other parameters'])}".rstrip()]
+    others = "; ".join(result["other parameters"])
+    lines += [f"parameters at the end: {f'not those of the bare step: {others}' if others else 'bit-identical in all'}"]
     lines += ["", "Median (p25-p75) of the rounds; ratios within a round.", "", table(result["rows"], COLUMNS)]
     return "\n".join([*lines, "", table(result["figures"], {"what": 0, "value": 1})])
 

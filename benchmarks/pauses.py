@@ -11,19 +11,17 @@ between the ends of two steps, beyond the median of the same loop. Ratios are ta
 """
 
 import argparse
-import os
-import platform
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import add_json, cell, environment, publish, quartiles, table, whole
 
 from tunrex_jax_monitor import JsonlSink
 from tunrex_jax_monitor.host.history import History
@@ -31,6 +29,15 @@ from tunrex_jax_monitor.host.record import Histogram, Record
 from tunrex_jax_monitor.host.report.child import RenderChild
 from tunrex_jax_monitor.host.report.render import write_step
 from tunrex_jax_monitor.host.report.visualizer import RewardVisualizer
+
+COLUMNS = (
+    "drawn",
+    "worst pause, ms",
+    "against nothing",
+    "1 in 100 pauses for, ms",
+    "step, ms",
+    "steps per s, relative",
+)
 
 NAMES = tuple(f"reward_{i}" for i in range(8))
 STEPS, EVERY = 10_000, 10
@@ -130,26 +137,22 @@ def measure_dashboard(folder: Path) -> tuple[np.ndarray, float]:
 def main() -> None:
     """Print one line per variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    rounds = parser.parse_args().rounds
-    packages = ("jax", "matplotlib", "numpy", "tunrex-jax-monitor")
-    found = measure(rounds)
-    print("python benchmarks/pauses.py")
-    print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, JAX on {jax.default_backend()}")
-    print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
-    print(f"Median (quartiles) of {rounds} interleaved rounds; ratios within a round.\n")
-    print("| drawn | worst pause, ms | against nothing | 1 in 100 pauses for, ms | step, ms | steps per s, relative |")
-    print("|---|---|---|---|---|---|")
-    base = found["nothing"]
+    parser.add_argument("--rounds", type=whole, default=10)
+    add_json(parser)
+    options = parser.parse_args()
+    found = measure(options.rounds)
+    base, rows = found["nothing"], []
     for name, values in found.items():
         worst, late, step, rate = values.T
         columns = (worst, worst / base[:, 0], late, step, rate / base[:, 3])
-        cells = [np.percentile(column, (50, 25, 75)) for column in columns]
-        print(f"| {name} | " + " | ".join(f"{m:.2f} ({a:.2f}-{b:.2f})" for m, a, b in cells) + " |")
+        rows.append({"drawn": name} | {k: quartiles(v) for k, v in zip(COLUMNS[1:], columns, strict=True)})
     with tempfile.TemporaryDirectory() as folder:
         seconds, size = measure_dashboard(Path(folder))
-    low, middle, high = np.percentile(seconds, (0, 50, 100))
-    print(f"\nOne dashboard of it: {middle:.2f} s of CPU ({low:.2f}-{high:.2f}, 5 times), {size:.0f} kB.")
+    dashboard = {"s of CPU": quartiles(seconds), "kB": size}
+    text = f"Median (p25-p75) of {options.rounds} interleaved rounds; ratios within a round.\n\n"
+    text += table(rows, dict.fromkeys(COLUMNS, 2))
+    text += f"\n\nOne dashboard of it: {cell(dashboard['s of CPU'])} s of CPU (5 times), {size:.0f} kB."
+    publish({"environment": environment("pauses"), "rows": rows, "dashboard": dashboard}, text, options.json)
 
 
 if __name__ == "__main__":

@@ -14,23 +14,21 @@ cores; a chip leaves the host idle, and makes every wait for it expensive.
 """
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measuring import add_json, environment, publish, quartiles, table, whole
 
 import tunrex_jax_monitor as trm
+
+COLUMNS = {"what": 0, "ms per step": 3, "least ms": 3, "x bare": 3, "added us": 0, "in step(), us": 0}
 
 Tree = Any
 Run = Callable[[], None]
@@ -237,11 +235,6 @@ def interleave(runs: dict[str, Run], rounds: int, rng: np.random.Generator) -> d
     return {name: np.array(values) for name, values in times.items()}
 
 
-def quartiles(values: np.ndarray) -> list[float]:
-    """Return the median and the quartiles around it."""
-    return [float(v) for v in np.percentile(values, (50, 25, 75))]
-
-
 def overhead(directory: Path, name: str) -> float | None:
     """Return the median of what the training thread spent in `Reporter.step`, in microseconds per step."""
     if not (directory / name).is_dir():
@@ -263,53 +256,37 @@ def measure(rounds: int) -> list[dict[str, Any]]:
         for what, values in times.items():
             base = times[RATIOS_TO.get(what, "bare")]
             ratio = None if what in ("bare", "scan, bare") else quartiles(values / base)
-            added = None if ratio is None else float(np.median(1e3 * (values - base)))
+            added = None if ratio is None else quartiles(1e3 * (values - base))
             row = {"what": what, "ms per step": quartiles(values), "least ms": float(values.min()), "x bare": ratio}
             rows.append(row | {"added us": added, "in step(), us": overhead(directory, what)})
     return rows
 
 
-def cell(value: Any, column: str) -> str:
-    """Return a table cell."""
-    if isinstance(value, list):
-        return "{:.3f} ({:.3f}-{:.3f})".format(*value)
-    if isinstance(value, float):
-        return f"{value:.3f}" if "ms" in column else f"{value:.0f}"
-    return "-" if value is None else str(value)
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print the table."""
-    for key in ("command", "machine", "versions", "load", "rounds", "step"):
-        print(f"{key}: {result[key]}")
-    print("\nMedian (p25-p75) over the rounds; ratios and differences within a round.\n")
-    columns = list(result["rows"][0])
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    for row in result["rows"]:
-        print("| " + " | ".join(cell(row[column], column) for column in columns) + " |")
-    print('\n"in step(), us": wall time of the training thread in Reporter.step, by the record; without compilation.')
+def text_of(result: dict[str, Any]) -> str:
+    """Return the table."""
+    lines = [f"{key}: {result[key]}" for key in ("rounds", "step")]
+    lines += ["", "Median (p25-p75) over the rounds; ratios and differences within a round.", ""]
+    lines += [table(result["rows"], COLUMNS), ""]
+    return "\n".join(
+        [*lines, '"in step(), us": wall time of the training thread in Reporter.step, without compilation.']
+    )
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="default: %(default)s")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--rounds", type=whole, default=30, help="default: %(default)s")
+    add_json(parser)
     options = parser.parse_args()
-    before = os.getloadavg()[0]
     rows = measure(options.rounds)
     leaves = len(jax.tree.leaves(init_train()))
     result = {
-        "command": " ".join(["python benchmarks/transfer.py", *sys.argv[1:]]),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, JAX on {jax.default_backend()}",
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("jax", "jaxlib", "numpy", "tunrex-jax-monitor")},
-        "load": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after; this program is 1 to {os.cpu_count()} of it",
+        "environment": environment("transfer"),
         "rounds": f"{options.rounds} of {STEPS} steps each",
         "step": f"{leaves} leaves in and out, {LAYERS} layers of {WIDTH}, {BATCH * TOKENS} tokens; 4 x 512 rewards",
         "rows": rows,
     }
-    print(json.dumps(result, indent=1)) if options.json else show(result)
+    publish(result, text_of(result), options.json)
 
 
 if __name__ == "__main__":

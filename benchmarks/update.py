@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hlo import Program
-from measuring import add_json, environment, in_rounds, publish, quartiles, table, uncached
+from measuring import add_json, environment, in_rounds, publish, quartiles, table, uncached, whole
 from peers import installed
 
 import tunrex_jax_monitor as trm
@@ -258,19 +258,31 @@ def text_of(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def size(text: str) -> tuple[int, int]:
+    """Read a size from the command line."""
+    n_rewards, times, n_samples = text.partition("x")
+    if not (times and n_rewards.isdecimal() and n_samples.isdecimal() and int(n_rewards) and int(n_samples)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, allowed: rewards x samples, such as 4x512")
+    if int(n_samples) % GROUP:
+        raise argparse.ArgumentTypeError(f"got {n_samples} samples, allowed: a multiple of the group size, {GROUP}")
+    return int(n_rewards), int(n_samples)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30, help="rounds per size (default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="10 rounds")
+    parser.add_argument(
+        "--rounds", type=whole, default=30, help="rounds per size: 10 for a quick look (default %(default)s)"
+    )
     parser.add_argument(
         "--grid", action="store_true", help="R in 1, 4, 8, 32 with N in 64, 512, 8192, 262144; all peers"
     )
-    parser.add_argument("--sizes", nargs="+", metavar="RxN", help="only these sizes, such as 4x512; no claims")
+    parser.add_argument(
+        "--sizes", nargs="+", type=size, metavar="RxN", help="only these sizes, such as 4x512; no claims"
+    )
     add_json(parser)
     options = parser.parse_args()
-    sizes = [tuple(map(int, text.split("x"))) for text in options.sizes or ()] or (GRID if options.grid else SIZES)
-    rounds = 10 if options.quick else options.rounds
+    sizes, rounds = options.sizes or (GRID if options.grid else SIZES), options.rounds
     if options.grid:
         warnings.filterwarnings("ignore", message="A step of .* does not fit the window")  # the default one is meant
     rows, programs = measure(sizes, rounds, grid=options.grid)

@@ -6,17 +6,19 @@ Each step calls every wrapped function once on 64 completions, then `update_step
 the step in meanwhile, and is waited for between the timed calls.
 """
 
-import os
+import argparse
+import itertools
 import tempfile
 import time
 
-import jax
 import numpy as np
+from measuring import add_json, environment, progress, publish, quartiles, table
 
 import tunrex_jax_monitor as trm
 
 REWARDS, WINDOWS = (1, 4, 16), (100, 1000, 5000, 20_000)
 STEPS, WARM, COMPLETIONS = 60, 10, 64
+COLUMNS = {"rewards": 0, "window": 0, "update_step": 0, "wrapper, per call": 0}
 
 
 def measure(rewards: int, window: int, folder: str) -> tuple[np.ndarray, np.ndarray]:
@@ -50,22 +52,18 @@ def measure(rewards: int, window: int, folder: str) -> tuple[np.ndarray, np.ndar
 
 
 def main() -> None:
-    """Print one line per size."""
-    print("python benchmarks/update_step.py")
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}")
-    print(f"Microseconds: median (quartiles) of {STEPS - WARM} steps.\n")
-    print("| rewards | window | update_step | wrapper, per call |")
-    print("|---|---|---|---|")
-    for rewards in REWARDS:
-        for window in WINDOWS:
-            with tempfile.TemporaryDirectory() as folder:
-                cells = [np.percentile(x, (50, 25, 75)) for x in measure(rewards, window, folder)]
-            print(
-                f"| {rewards} | {window} | " + " | ".join(f"{m:.0f} ({a:.0f}-{b:.0f})" for m, a, b in cells) + " |",
-                flush=True,
-            )
-    load = os.getloadavg()[1]
-    print(f"\n{os.cpu_count()} cores; load average of the last 5 minutes at the end: {load:.1f}.")
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_json(parser)
+    options = parser.parse_args()
+    rows = []
+    for rewards, window in progress(list(itertools.product(REWARDS, WINDOWS)), "size"):
+        with tempfile.TemporaryDirectory() as folder:
+            of_step, of_call = measure(rewards, window, folder)
+        cells = {"update_step": quartiles(of_step), "wrapper, per call": quartiles(of_call)}
+        rows.append({"rewards": rewards, "window": window, **cells})
+    text = f"Microseconds: median (quartiles) of {STEPS - WARM} steps.\n\n" + table(rows, COLUMNS)
+    publish({"environment": environment("update_step"), "rows": rows}, text, options.json)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ comes with it. Every variant writes a JSON line every `EVERY` steps.
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -193,17 +194,25 @@ def with_metrics(peer: Peer, path: Path) -> Variant:
     return Variant(Metrics(peer), start=peer.empty, after=after, bytes_per_interval=size, close=lines.file.close)
 
 
-def variants(example: ModuleType, directory: Path) -> tuple[dict[str, Variant], list[str]]:
-    """Return everything to be timed, by name, and the names of peers that are not installed."""
+NAMES = (
+    "bare", "bare again", "jitted x + 1", "monitored", "device_get + numpy", "debug.callback", "clu", "metrax",
+    "flax nnx",
+)  # fmt: skip
+
+
+def variants(
+    example: ModuleType, directory: Path, wanted: Collection[str] = NAMES
+) -> tuple[dict[str, Variant], list[str]]:
+    """Return what is to be timed, by name, and the names of peers that are not installed."""
     names, shape = tuple(example.REWARD_WEIGHTS), (example.PROMPTS, example.GROUP_SIZE)
     peers, missing = installed(names)
-    found = {
-        "bare": Variant(None),
-        "bare again": Variant(None),
-        "jitted x + 1": yardstick(),
-        "monitored": monitored(accumulator(example), shape[0] * shape[1], directory / "monitored"),
-        "device_get + numpy": blocking(names, shape, directory / "numpy.jsonl"),
-        "debug.callback": called_back(names, shape, directory / "callback.jsonl"),
+    made: dict[str, Callable[[], Variant]] = {
+        "bare": lambda: Variant(None),
+        "bare again": lambda: Variant(None),
+        "jitted x + 1": yardstick,
+        "monitored": lambda: monitored(accumulator(example), shape[0] * shape[1], directory / "monitored"),
+        "device_get + numpy": lambda: blocking(names, shape, directory / "numpy.jsonl"),
+        "debug.callback": lambda: called_back(names, shape, directory / "callback.jsonl"),
     }
-    found |= {name: with_metrics(peer, directory / f"{name}.jsonl") for name, peer in peers.items()}
-    return found, missing
+    made |= {name: partial(with_metrics, peer, directory / f"{name}.jsonl") for name, peer in peers.items()}
+    return {name: make() for name, make in made.items() if name in wanted}, [m for m in missing if m in wanted]
