@@ -145,10 +145,12 @@ def count(chip: str, workload: Workload, compiled: Any) -> Row:
 
 
 def estimate(seconds: float | None) -> float | None:
-    """Return the microseconds of a compiler's estimate: each operation that it knows nothing of stands for -1 s."""
-    if not seconds:
-        return None
-    return 1e6 * (seconds - math.floor(seconds) if seconds < 0 else seconds)
+    """Return the microseconds of a compiler's estimate, without the operations that it knows nothing of.
+
+    Each of these stands for -1 s in a sum of float32, which tells a large program to some microseconds only.
+    """
+    known = seconds - math.floor(seconds) if seconds and seconds < 0 else seconds
+    return 1e6 * known if known else None
 
 
 def census(chip: str, *, only_budgets: bool) -> list[Row]:
@@ -221,7 +223,7 @@ def watched(rows: Sequence[Row]) -> Iterator[str]:
     for (chip, program), bare in found.items():
         if program.startswith(BARE) and (monitored := found.get((chip, program.replace(BARE, MONITORED)))):
             kernels, collectives = monitored.kernels - bare.kernels, monitored.collectives - bare.collectives
-            line = f"train step compiled for {chip}, monitored: {kernels} kernels, {collectives} collectives more"
+            line = f"{monitored.program}, compiled for {chip}: {kernels} kernels, {collectives} collectives more"
             if bare.estimate_us and monitored.estimate_us:
                 line += f"; {monitored.estimate_us / bare.estimate_us:.4f} x bare by the compiler's estimate"
             yield line

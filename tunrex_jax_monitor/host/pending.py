@@ -38,6 +38,7 @@ class _Begin(NamedTuple):
     state: MonitorState | None = None
     last: Any = None  # the owner's step then
     key: object = None
+    emitted: object = None  # `fields` of the state that was emitted: it tells that one, and is small
 
 
 class Interval(NamedTuple):
@@ -108,8 +109,10 @@ class Pending:
         return len(self._calls) if number > self._begin.number else 0
 
     def state_behind(self, number: int, given: MonitorState) -> MonitorState:
-        """Return the state to go on with behind a call: given, or what an emission since the call has left of it."""
-        return given if (begin := self._begin).state is None or begin.number < number else begin.state
+        """Return the state to go on with behind a call: given, or what an emission of that within the call has left."""
+        fields = getattr(given, "fields", self)  # `self` is none: what is no state was not emitted
+        # One line without a call, so no handler runs in it.
+        return begin.state or given if (begin := self._begin).emitted is fields and begin.number >= number else given
 
     def forget_calls(self) -> None:
         """Leave out what has been added."""
@@ -128,12 +131,12 @@ class Pending:
         """Take note of an emission: the next interval begins behind it, once its state has been handed over."""
         self._emitted = interval
 
-    def begin(self, state: MonitorState) -> None:
+    def begin(self, state: MonitorState, emitted: MonitorState) -> None:
         """Begin an interval behind an emission, with the state that it left.
 
         Who is interrupted here goes on with the state before it, so nothing but the one line may be done.
         """
-        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object())
+        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object(), emitted.fields)
 
     def _drop(self, call: _Call) -> None:
         with suppress(ValueError):  # somebody else has

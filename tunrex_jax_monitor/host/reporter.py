@@ -123,7 +123,7 @@ class Reporter:
             return state
         if after is None or after is state:
             return self._pending.state_behind(number, state)
-        return self._hand_over(after)
+        return self._hand_over(state, after)
 
     def _is_due(self, number: int) -> bool:
         return self._pending.length(number) >= self._acc.log_frequency
@@ -140,9 +140,9 @@ class Reporter:
         self._pending.seconds += time.perf_counter() - start
         return state
 
-    def _hand_over(self, after: MonitorState) -> MonitorState:
+    def _hand_over(self, given: MonitorState, after: MonitorState) -> MonitorState:
         """Return what an emission left; an interval ends here, or who is interrupted would go on with the last."""
-        self._pending.begin(after)
+        self._pending.begin(after, given)
         return after
 
     def _emit(self, state: MonitorState, ended: Interval, *, with_run: bool = False) -> MonitorState:
@@ -200,7 +200,9 @@ class Reporter:
             return state
         with self._signals:
             after = self._flush(state, as_seconds(timeout_seconds))
-        return after if after is None or after is state else self._hand_over(after)
+        if state is None or after is None or after is state:
+            return after
+        return self._hand_over(state, after)
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
         end = time.monotonic() + seconds
