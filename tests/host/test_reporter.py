@@ -168,13 +168,12 @@ def test_steps_that_go_back_without_the_state_keep_their_labels(sink):
 def test_a_step_that_is_no_number_costs_the_number_only(sink, caplog):
     with Reporter(ACC, [sink]) as reporter:
         mon = ACC.init()
-        for i, step in enumerate((10, None, 12.5, np.array([13]))):
+        for i, step in enumerate((10, None, "x", np.array([13]))):
             mon = ACC.update_jit(mon, batch(i))
             with without_runtime_types():
                 mon = reporter.step(step, mon)
     assert sink.records[0].series["step"] == [10, 11, 12, 13]
     assert "step: got None, allowed: a whole number" in caplog.text
-    assert "step: got 12.5, allowed: a whole number (it has a fraction)" in caplog.text
 
 
 def test_a_flush_that_took_too_long_costs_the_run_quantiles_of_its_record_and_no_step(sink, caplog):

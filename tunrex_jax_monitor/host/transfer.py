@@ -51,16 +51,8 @@ def hold(number: Any) -> Any:
     """Return an owner's number as it is now, whatever becomes of it; of one on the device a copy, to be read later."""
     if type(number) is int:
         return number
-    held, _ = attempt(lambda: jnp.copy(number) if _is_on_device(number) else _to_int(number))
+    held, _ = attempt(lambda: jnp.copy(number) if _is_on_device(number) else int(number))
     return attempt(partial(copy.copy, number))[0] if held is None else held
-
-
-def _to_int(number: Any) -> int:
-    value = np.asarray(number).reshape(())
-    whole = int(value)
-    if value.dtype.kind == "f" and whole != value:
-        raise ValueError("it has a fraction")
-    return whole
 
 
 def _is_on_device(number: Any) -> bool:
@@ -73,7 +65,7 @@ def as_step(number: Any) -> int:
     Raises:
       ValueError: it is no whole number up to 2^53.
     """
-    found, error = attempt(lambda: number if type(number) is int else _to_int(number))
+    found, error = attempt(lambda: number if type(number) is int else int(np.asarray(number).reshape(())))
     if found is None or not is_step(found):
         got, _ = attempt(lambda: f"{number!r:.50}")
         why = "it is beyond 2^53" if error is None else error
