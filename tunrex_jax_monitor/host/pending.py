@@ -104,9 +104,9 @@ class Pending:
         self.seconds += time.perf_counter() - start
         return call.number
 
-    def length(self, number: int) -> int:
-        """Return how many steps there are since the last emission, when call `number` has just been added."""
-        return len(self._calls) if number > self._begin.number else 0
+    def is_due(self, number: int, every: int) -> bool:
+        """Say whether `every` steps have come since the last emission, when call `number` has just been added."""
+        return len(self._calls) >= every and number > self._begin.number
 
     def state_behind(self, number: int, given: MonitorState) -> MonitorState:
         """Return the state to go on with behind a call: given, or what an emission of that within the call has left."""

@@ -110,7 +110,7 @@ class Reporter:
         if not self._is_on():
             self._pending.forget_calls()
             return state
-        is_due = self._is_due(number)
+        is_due = self._pending.is_due(number, self._acc.log_frequency)
         if not is_due and self._emitter.is_begun and not self._signals.pending:
             return self._pending.state_behind(number, state)  # of most steps this is all
         with self._signals, self._turn.of_step(is_due=is_due) as is_ours:
@@ -125,13 +125,10 @@ class Reporter:
             return self._pending.state_behind(number, state)
         return self._hand_over(state, after)
 
-    def _is_due(self, number: int) -> bool:
-        return self._pending.length(number) >= self._acc.log_frequency
-
     def _step(self, number: int, state: MonitorState) -> MonitorState | None:
-        is_due = self._is_due(number)
         if not is_concrete(state):
             return None
+        is_due = self._pending.is_due(number, self._acc.log_frequency)
         require_kept(state)
         self._emitter.prepare(state, wait=is_due)
         start = time.perf_counter()  # behind the compilation: it comes once, and the key says what each step costs
