@@ -27,6 +27,11 @@ def raise_preempted(signum, frame):
     raise Preempted
 
 
+def raise_preempted_once(signum, frame):
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    raise Preempted
+
+
 @pytest.fixture(autouse=True)
 def handler():
     before = signal.signal(signal.SIGUSR1, raise_preempted)
@@ -128,6 +133,28 @@ def test_a_loop_that_goes_on_has_every_step_once(how, at, call):
         assert rows_of(sink) == [(step, step) for step in range(14) if step not in missing], place
 
 
+@pytest.mark.parametrize("at", [7, 8])
+def test_what_a_handler_raises_comes_out_also_where_it_has_taken_itself_away(at, caplog):
+    def run(interruption):
+        signal.signal(signal.SIGUSR1, raise_preempted_once)
+        came_out = False
+        with Reporter(ACC, [MemorySink()]) as reporter:
+            mon = ACC.init()
+            for step in range(at):
+                mon = reporter.step(step, updated("donated", mon, step))
+            mon = updated("donated", mon, at)
+            try:
+                with interruption:
+                    reporter.step(at, mon)
+            except Preempted:
+                came_out = True
+        return came_out
+
+    for place, came_out in every_line(run):
+        assert came_out, place
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
 @pytest.mark.parametrize("how", UPDATE)
 @pytest.mark.parametrize("at", [7, 8])
 def test_a_handler_that_flushes_within_a_step_costs_none(how, at, caplog):
@@ -149,34 +176,75 @@ def test_a_handler_that_flushes_within_a_step_costs_none(how, at, caplog):
     assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
 
 
-@pytest.mark.parametrize("how", UPDATE)
-@pytest.mark.parametrize("at", [7, 8])
-def test_a_handler_that_emits_within_a_step_counts_none_twice(how, at, caplog):
-    """As before a checkpoint. The step goes on with the state that the handler's emission left."""
+@pytest.mark.parametrize(
+    ("how", "at", "call", "times"),
+    [
+        ("donated", 7, "step", 1),
+        ("kept", 8, "step", 1),
+        ("kept", 7, "step", 2),
+        ("donated", 8, "step", 2),
+        ("donated", 7, "flush", 2),
+        ("kept", 13, "close", 2),
+    ],
+)
+def test_a_handler_that_emits_counts_no_step_twice(how, at, call, times, caplog):
+    """As before a checkpoint. What is interrupted goes on with the state that the handler's emission left."""
 
     def run(interruption):
         sink, mon = MemorySink(), ACC.init()
 
         def emit(signum, frame):
             nonlocal mon
-            mon = reporter.flush(mon)
+            for _ in range(times):
+                mon = reporter.flush(mon)
 
         with Reporter(ACC, [sink]) as reporter:
             signal.signal(signal.SIGUSR1, emit)
             for step in range(14):
                 mon = updated(how, mon, step)
-                with interruption if step == at else NOTHING:
+                with interruption if (step, call) == (at, "step") else NOTHING:
                     mon = reporter.step(step, mon)
+                if (step, call) == (at, "flush"):
+                    with interruption:
+                        mon = reporter.flush(mon)
+            if call == "close":
+                with interruption:
+                    reporter.close(mon)
         return sink
 
     for number, (place, sink) in enumerate(every_line(run)):
-        if number < 2 or place.startswith(UNREACHABLE):  # the step is not there yet, and told to overlap
+        if call == "close":  # told where the handler comes behind it
+            caplog.clear()
+        if (call == "step" and number < 2) or place.startswith(UNREACHABLE):  # the step is not there yet, or overlaps
             caplog.clear()
             continue
         assert rows_of(sink) == [(step, step) for step in range(14)], place
         counts = {record.update: record.scalars["x/interval/count"] for record in sink.records}
         assert sum(counts.values()) == 4 * 14, place
     assert [r.getMessage() for r in caplog.records if r.levelname in ("ERROR", "WARNING")] == []
+
+
+def test_a_handler_that_emits_while_a_program_is_traced_leaves_no_trace_in_it(caplog):
+    sink, mon = MemorySink(), ACC.init()
+
+    def emit(signum, frame):
+        nonlocal mon
+        mon = reporter.flush(mon)
+
+    @jax.jit
+    def evaluate(x):
+        signal.raise_signal(signal.SIGUSR1)
+        return x + 1
+
+    with Reporter(ACC, [sink]) as reporter:
+        signal.signal(signal.SIGUSR1, emit)
+        for step in range(5):
+            mon = reporter.step(step, updated("donated", mon, step))
+        evaluate(1.0)
+        for step in range(5, 14):
+            mon = reporter.step(step, updated("donated", mon, step))
+    assert rows_of(sink) == [(step, step) for step in range(14)]
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("given", [True, False])

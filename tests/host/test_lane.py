@@ -1,11 +1,13 @@
 """A lane works in order on a thread of its own; where the process takes no more threads, in `put`."""
 
 import threading
+import time
 
 import pytest
 
 from tests.host.support import run_python
 from tunrex_jax_monitor.host.lane import Lane
+from tunrex_jax_monitor.host.latch import Latch
 
 
 def refuse(message):
@@ -34,6 +36,17 @@ def test_items_are_worked_through_in_order_and_the_end_comes_behind_them(done):
     lane.put("late")
     assert done == [*range(100), "end"]
     assert list(lane.leftovers()) == ["late"]
+
+
+def test_a_mark_is_waited_for_until_the_end_and_not_behind_it():
+    lane = Lane(lambda mark: mark.set(), "lane")
+    lane.put(before := Latch())
+    assert lane.wait_for(before, 30.0)
+    lane.end()
+    lane.put(behind := Latch())
+    start = time.monotonic()
+    assert not lane.wait_for(behind, 3600.0)
+    assert time.monotonic() - start < 1800.0
 
 
 def test_put_does_not_wait_for_the_work():

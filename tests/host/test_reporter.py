@@ -206,7 +206,7 @@ def test_close_and_flush_raise_nothing_whatever_they_are_given(sink, bad):
         reporter.flush(bad)
         reporter.flush(timeout_seconds="long")
         reporter.close(bad, timeout_seconds=float("nan"))
-    assert updates(sink.records) == [EVERY]
+    assert updates(sink.records) == [EVERY, EVERY]  # the last state that came is read out
 
 
 def test_a_step_without_a_state_is_left_out_and_told(sink, caplog):
@@ -219,6 +219,94 @@ def test_a_step_without_a_state_is_left_out_and_told(sink, caplog):
     assert sink.records[0].series["step"] == [0, 1, 2, 3]
     (message,) = caplog.messages
     assert message.startswith("state: Reporter.step got a NoneType, allowed: the MonitorState")
+
+
+class Raising:
+    """An object of which nothing may be asked: a proxy that is not bound, say."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    @property
+    def __class__(self):
+        raise RuntimeError("__class__")
+
+
+def test_a_step_asks_what_is_no_state_nothing(sink):
+    with Reporter(ACC, [sink]) as reporter:
+        mon, other = run_loop(reporter, 2), Raising()
+        with without_runtime_types():
+            assert reporter.step(99, other) is other
+            assert reporter.flush(other) is other
+        run_loop(reporter, 2, mon=mon, first=2)
+    assert sink.records[0].series["step"] == [0, 1, 2, 3]
+
+
+def test_of_two_reporters_on_one_state_the_second_says_what_it_lacks(sink, caplog):
+    other = MemorySink()
+    with Reporter(ACC, [sink]) as first, Reporter(ACC, [other]) as second:
+        mon = ACC.init()
+        for step in range(2 * EVERY):
+            mon = second.step(step, first.step(step, ACC.update_jit(mon, batch(step))))
+    assert [step for record in sink.records for step in record.series["step"]] == list(range(2 * EVERY))
+    (message,) = set(caplog.messages)
+    assert message.startswith("Updates are missing between two emissions")
+
+
+def test_a_state_that_was_emitted_is_not_counted_again(sink, caplog):
+    """Where the loop hands it in twice, and goes on with what the second call returns."""
+    with Reporter(ACC, [sink]) as reporter:
+        mon, update = ACC.init(), jax.jit(ACC.update)
+        for step in range(2 * EVERY):
+            mon = update(mon, batch(step))
+            reporter.flush(mon)
+            mon = reporter.step(step, mon)
+    counts = [record.scalars["answer/interval/count"] for record in sink.records if record.series["step"]]
+    assert counts == [batch(0)["answer"].size] * 2 * EVERY
+    assert caplog.messages == []
+
+
+def test_a_close_beside_a_loop_that_goes_on_takes_the_newest_state(sink):
+    """It waits for a sink first, and the loop makes steps meanwhile."""
+    slow = Stuck()
+    with Reporter(ACC, [sink, slow]) as reporter:
+        mon = run_loop(reporter, EVERY)
+        slow.entered.wait(60)
+        closing = threading.Thread(target=reporter.close)
+        closing.start()
+        while not reporter._turn.lock.acquire(blocking=False):
+            pass
+        reporter._turn.lock.release()
+        run_loop(reporter, EVERY - 1, mon=mon, first=EVERY)
+        slow.gate.set()
+        closing.join()
+    steps = [step for record in sink.records for step in record.series["step"]]
+    assert steps == list(range(2 * EVERY - 1))
+
+
+FAILS = """
+import sys
+import jax, numpy as np
+import tunrex_jax_monitor as trm
+acc = trm.RewardAccumulator(tuple("abcd"))
+rewards = {name: np.zeros(4, np.float32) for name in "abcd"}
+with trm.Reporter(acc, [trm.MemorySink()]) as reporter:
+    mon = reporter.step(0, acc.update_jit(acc.init(), rewards))
+    acc.update_jit(mon, rewards)  # takes the state's memory
+    sys.exit(3)
+"""
+
+
+def test_a_program_that_ends_while_the_reporter_still_compiles_ends_as_it_would():
+    """JAX aborts a process whose threads compile when it ends."""
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+    }
+    command = [sys.executable, "-c", FAILS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 3, done.stderr
 
 
 def test_sinks_may_be_a_generator(sink):

@@ -7,6 +7,7 @@ order into order, and hands records to the sinks' workers. What is lost on the w
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("tunrex_jax_monitor")
 _BACKLOG = 1024  # emissions that may wait; each is a few kB
 _HELD = 8  # unordered emissions that may wait for an earlier one
+_KNOWN = 16  # intervals that may come again
 _STALE = (
     "The interval of the monitor state was not reset after an emission, so its statistics overlap. "
     "Go on with the state that Reporter.step returns: mon = reporter.step(step, mon)."
@@ -44,6 +46,11 @@ _SEEN = (
 _SPARSE = (
     "There were more updates than calls of Reporter.step, so steps are labelled wrong and come late. "
     "Call it behind each update, mon = reporter.step(step, mon): it emits only every log_frequency calls."
+)
+
+_MISSING = (
+    "Updates are missing between two emissions: their interval was ended elsewhere. "
+    "Hand a state to one Reporter alone; it takes any number of sinks, Reporter(acc, sinks=[...])."
 )
 
 _UNUSED = (
@@ -85,7 +92,7 @@ class Builder:
         self._history = AlertHistory()
         self._last: Record | None = None
         self._last_update: int | None = None
-        self._last_interval: object = None
+        self._intervals: deque[object] = deque(maxlen=_KNOWN)
         self._dropped = 0
         self._drop_lock = threading.Lock()
         self._told: set[str] = set()
@@ -116,7 +123,7 @@ class Builder:
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until everything put so far has gone to the workers; False when it took too long, or after `close`."""
-        return self._lane.is_alive() and self.run(self._release).wait(timeout_seconds)
+        return self._lane.wait_for(self.run(self._release), timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """End the thread after what has been put."""
@@ -145,10 +152,13 @@ class Builder:
 
     def _build(self, emission: Emission) -> None:
         summary = self._acc.unpack(np.asarray(emission.words))
-        is_again = emission.interval is not None and emission.interval is self._last_interval
+        is_again = emission.interval in self._intervals
         self._check_calls(emission, summary, is_again)
-        self._last_interval = emission.interval
+        if emission.interval is not None:
+            self._intervals.append(emission.interval)
         self._release()  # what came by callback before
+        if int(summary.updates) - int(summary.interval) > self._sorter.last > 0:
+            self._tell(_MISSING)
         self._sorter.last = int(summary.updates)
         self._deliver(emission, summary, is_again)
 

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.lane import Lane, do_beside
@@ -42,10 +44,18 @@ class Emitter:
         if wait:
             self._compiling.join()
 
+    def settle(self, timeout_seconds: float) -> None:
+        """Wait for what is still being compiled: JAX aborts a process that ends meanwhile."""
+        if self._compiling is not None:
+            self._compiling.join(timeout_seconds)
+
     def emit(self, state: MonitorState) -> tuple[Any, MonitorState]:
         """Return the packed words, which may not be computed yet, and the state with a fresh interval."""
         if self._compiled is None or threading.get_ident() == self._thread:
-            return transfer.emit(self._acc, state)
+            words, after = transfer.emit(self._acc, state)
+            # Where a handler of the owner's emits while a program is being traced, it would become part of that.
+            if self._compiled is None or not isinstance(words, jax.core.Tracer):
+                return words, after
         return transfer.emit_compiled(self._acc, state, self._compiled)
 
     def _keep(self, compiled: Any) -> None:

@@ -1,10 +1,13 @@
 """The one place where an exception stops: what monitoring does must not end training."""
 
 import functools
+import inspect
+import itertools
 import signal
 import threading
 import traceback
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -15,7 +18,7 @@ def attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
     """Return what the action returns and None, or None and what it raises.
 
     KeyboardInterrupt and SystemExit pass: on the training thread they are the owner's. So is what a signal handler of
-    the owner's raises while the action is at work.
+    the owner's raises while the action is at work, also one that has put another in its place by then.
     """
     try:
         return action(), None
@@ -33,8 +36,17 @@ def in_words(error: BaseException) -> str:
 
 def _is_of_a_signal_handler(error: Exception) -> bool:
     handlers = {_code_of(signal.getsignal(signum)) for signum in signal.valid_signals()} - {None}
-    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return not handlers.isdisjoint(frames)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_code in handlers or _was_given_a_signal(frame) for frame in frames)
+
+
+def _was_given_a_signal(frame: FrameType) -> bool:
+    """Tell whether a frame is of a function that was called as a signal handler is, with a number and a frame."""
+    code, values = frame.f_code, frame.f_locals
+    given = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
+    if code.co_flags & inspect.CO_VARARGS:
+        given += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
+    return any(type(b) is FrameType and isinstance(a, int) for a, b in itertools.pairwise(given))
 
 
 def _code_of(handler: Any) -> Any:

@@ -7,12 +7,14 @@ that was still being compiled when the program ended, does its work in `put`.
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from tunrex_jax_monitor.host.latch import Latch
 
 T = TypeVar("T")
+_GLANCE_SECONDS = 0.2  # between two looks whether the thread has ended
 
 
 class Lane(Generic[T]):
@@ -57,6 +59,14 @@ class Lane(Generic[T]):
         if not self._is_direct:
             self._ended.wait(timeout_seconds)
         return not self.is_alive()
+
+    def wait_for(self, mark: Latch, timeout_seconds: float) -> bool:
+        """Wait for what an item of the queue sets; False when it took too long, or came in behind the end."""
+        end = time.monotonic() + timeout_seconds
+        while self.is_alive() and (left := end - time.monotonic()) > 0:
+            if mark.wait(min(left, _GLANCE_SECONDS)):
+                return True
+        return mark.is_set()
 
     def leftovers(self) -> Iterator[T | None]:
         """Take out what came in behind the end."""

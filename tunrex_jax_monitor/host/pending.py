@@ -9,17 +9,20 @@ import itertools
 import logging
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 
 from tunrex_jax_monitor.device.config import invalid
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host.guard import attempt
 
 _logger = logging.getLogger("tunrex_jax_monitor")
+_ALLOWED = "the MonitorState that init() or update() of this accumulator returned"
+_KNOWN = 8  # states that emissions without a step between them have ended
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +41,7 @@ class _Begin(NamedTuple):
     state: MonitorState | None = None
     last: Any = None  # the owner's step then
     key: object = None
-    emitted: object = None  # `fields` of the state that was emitted: it tells that one, and is small
+    emitted: tuple[object, ...] = ()  # `fields` of the states that an emission ended: they tell those, and are small
 
 
 class Interval(NamedTuple):
@@ -108,11 +111,13 @@ class Pending:
         """Say whether `every` steps have come since the last emission, when call `number` has just been added."""
         return len(self._calls) >= every and number > self._begin.number
 
-    def state_behind(self, number: int, given: MonitorState) -> MonitorState:
-        """Return the state to go on with behind a call: given, or what an emission of that within the call has left."""
-        fields = getattr(given, "fields", self)  # `self` is none: what is no state was not emitted
-        # One line without a call, so no handler runs in it.
-        return begin.state or given if (begin := self._begin).emitted is fields and begin.number >= number else given
+    def current(self, given: MonitorState) -> MonitorState:
+        """Return the state to go on with: given, or what an emission of that has left, in whose step ever it was."""
+        begin = self._begin
+        was_emitted = _is_state(given) and any(given.fields is fields for fields in begin.emitted)
+        current = given if begin.state is None or not was_emitted or is_deleted(begin.state) else begin.state
+        # Where it returns this is one line without a call, so no handler runs in it.
+        return current if begin is self._begin else self.current(given)
 
     def forget_calls(self) -> None:
         """Leave out what has been added."""
@@ -134,42 +139,54 @@ class Pending:
     def begin(self, state: MonitorState, emitted: MonitorState) -> None:
         """Begin an interval behind an emission, with the state that it left.
 
-        Who is interrupted here goes on with the state before it, so nothing but the one line may be done.
+        Who is interrupted here goes on with the state before it, so only the last line may change anything.
         """
-        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object(), emitted.fields)
+        before = self._begin
+        known: tuple[object, ...] = (emitted.fields,)
+        if before.state is not None and self.current(emitted) is before.state:  # nothing came between the two
+            known = (*before.emitted[-_KNOWN:], before.state.fields)
+        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object(), known)
 
     def _drop(self, call: _Call) -> None:
-        with suppress(ValueError):  # somebody else has
-            self._calls.remove(call)
+        attempt(partial(self._calls.remove, call))  # or somebody else has
 
     def _tell(self, state: object) -> None:
         if not self._is_told:
             self._is_told = True
             _logger.warning(
-                "state: Reporter.step got a %s, allowed: the MonitorState that init() or update() of this accumulator "
-                "returned. Write mon = reporter.step(step, mon), outside of jit; the step is left out.",
-                "traced MonitorState" if isinstance(state, MonitorState) else type(state).__name__,
+                "state: Reporter.step got a %s, allowed: %s. Write mon = reporter.step(step, mon), outside of jit; the "
+                "step is left out.",
+                "traced MonitorState" if _is_state(state) else type(state).__name__,
+                _ALLOWED,
             )
 
-    def take_final(self, given: MonitorState | None, is_pushed: bool, *, is_told: bool) -> MonitorState | None:
-        """Return the state to emit at the end; a close that was interrupted may be called again, and finds it.
+    def keep_final(self, given: MonitorState | None) -> None:
+        """Keep the owner's last state, if any: a close that was interrupted may be called again without it.
+
+        Raises:
+          ValueError: it is no state.
+        """
+        if given is None:
+            return
+        if not is_concrete(given):
+            raise invalid("state", type(given).__name__, _ALLOWED, "Pass what Reporter.step returned last.")
+        self._final = self.read().number, given
+
+    def take_final(self, is_pushed: bool, *, is_told: bool) -> MonitorState | None:
+        """Return the state to emit at the end.
 
         Args:
-          given: the owner's last state, or None.
           is_pushed: emissions came by callback or as rows, so a state has to be given.
           is_told: why there is no state is known.
         """
         pending = self.read()
-        state = pending.state if given is None else given
-        is_gone = state is not None and is_deleted(state)
-        self._final = pending.number, state
-        if state is None and is_pushed:
+        if pending.state is None and is_pushed:
             _logger.warning(
                 "The reporter is closed without the last monitor state: the steps since the last emission and the "
                 "run quantiles are missing. Call close(state) when a loop emits by callback or by write_rows."
             )
-        if not is_gone:
-            return state
+        if not pending.is_deleted:
+            return pending.state
         if not is_told:
             _logger.warning(
                 "The last monitor state never came to Reporter.step: the loop was interrupted, does not go on with the "
@@ -183,9 +200,13 @@ def _counts(call: _Call) -> bool:
     return call.state is None or is_concrete(call.state)  # else it is about to be left out
 
 
-def is_concrete(state: object) -> bool:
+def is_concrete(state: object) -> TypeGuard[MonitorState]:
     """Tell whether this is a state whose numbers are there, or will be: no tracer."""
-    return isinstance(state, MonitorState) and not isinstance(state.fields, jax.core.Tracer)
+    return _is_state(state) and not isinstance(state.fields, jax.core.Tracer)
+
+
+def _is_state(state: object) -> TypeGuard[MonitorState]:
+    return issubclass(type(state), MonitorState)  # `isinstance` asks the object itself, which may raise
 
 
 def is_deleted(state: MonitorState) -> bool:

@@ -112,7 +112,7 @@ class Reporter:
             return state
         is_due = self._pending.is_due(number, self._acc.log_frequency)
         if not is_due and self._emitter.is_begun and not self._signals.pending:
-            return self._pending.state_behind(number, state)  # of most steps this is all
+            return self._pending.current(state)  # of most steps this is all
         with self._signals, self._turn.of_step(is_due=is_due) as is_ours:
             after, error = attempt(partial(self._step, number, state)) if is_ours else (None, None)
             if after is not None and self._signals.take():
@@ -122,7 +122,7 @@ class Reporter:
             _logger.error("The reward monitor has switched itself off; training goes on without it.", exc_info=error)
             return state
         if after is None or after is state:
-            return self._pending.state_behind(number, state)
+            return self._pending.current(state)
         return self._hand_over(state, after)
 
     def _step(self, number: int, state: MonitorState) -> MonitorState | None:
@@ -143,6 +143,7 @@ class Reporter:
         return after
 
     def _emit(self, state: MonitorState, ended: Interval, *, with_run: bool = False) -> MonitorState:
+        state = self._pending.current(state)  # a handler or another thread may have emitted it meanwhile
         words, fresh = self._emitter.emit(state)  # every process dispatches, or the others wait for ever
         if self._reads:
             words.copy_to_host_async()
@@ -203,9 +204,9 @@ class Reporter:
 
     def _flush(self, state: MonitorState | None, seconds: float) -> MonitorState | None:
         end = time.monotonic() + seconds
-        state = self._emit_rest(state, end)
+        after = self._emit_rest(lambda: state, end)
         workers.flush(self._workers, end)
-        return state
+        return state if after is None else after
 
     def flush_on_sigterm(self, grace_seconds: float = 10.0) -> None:
         """Write the pending interval when the process gets SIGTERM; then the signal does what it did before.
@@ -256,23 +257,27 @@ class Reporter:
         if not self._closed:  # or the one before was interrupted
             self._emit_final(state, timeout_seconds)
             self._closed = True
+        self._emitter.settle(timeout_seconds)
         self._builder.close(timeout_seconds)
         workers.finish(self._workers, time.monotonic() + timeout_seconds)
         self._pending = Pending()
         atexit.unregister(self.close)
 
     def _emit_final(self, state: MonitorState | None, timeout_seconds: float) -> None:
-        final, error = attempt(partial(self._pending.take_final, state, self._is_pushed, is_told=self._broken))
+        _, error = attempt(partial(self._pending.keep_final, state))
         if error is not None:
-            _logger.error("What close was given is no monitor state; the last steps are missing.", exc_info=error)
+            text = "What close was given is no monitor state; the last that came to Reporter.step is written."
+            _logger.error(text, exc_info=error)
         self._flush(None, min(timeout_seconds, _SETTLE_SECONDS))
-        self._emit_rest(final, time.monotonic() + timeout_seconds)
+        # Only now: a loop on another thread may have gone on meanwhile.
+        take = partial(self._pending.take_final, self._is_pushed, is_told=self._broken)
+        self._emit_rest(take, time.monotonic() + timeout_seconds)
 
-    def _emit_rest(self, state: MonitorState | None, end: float) -> MonitorState | None:
+    def _emit_rest(self, take: Callable[[], MonitorState | None], end: float) -> MonitorState | None:
         with self._turn.wait(max(0.0, end - time.monotonic())):
-            after, error = attempt(lambda: self._emit_last(state, self._pending.read()))
+            after, error = attempt(lambda: self._emit_last(take(), self._pending.read()))
         self._settle(error, end)
-        return state if after is None else after
+        return after
 
     def _settle(self, error: Exception | None, end: float) -> None:
         """Tell what was wrong with the last emission, and wait until the ones before it have become records."""

@@ -91,7 +91,7 @@ class SinkWorker:
         if mark is None:
             return False
         finished, start, hung = self._finished, time.monotonic(), self._hangs()
-        reached = mark.wait(0.0 if hung else timeout_seconds)
+        reached = self._lane.wait_for(mark, 0.0 if hung else timeout_seconds)
         in_vain = self._waited[1] if self._waited[0] == finished else 0.0
         self._waited = finished, 0.0 if reached else in_vain + time.monotonic() - start
         if not hung and self._hangs():
