@@ -105,7 +105,9 @@ def begin_together(settings: Mapping[str, Any], begin: Callable[[], T], timeout_
 def _read(client: Any, key: str, end: float) -> tuple[str | None, Exception | None]:
     """Return what another process has set, or None and why there is nothing by the end."""
     left = max(1, round(1e3 * (end - time.monotonic())))
-    return attempt(lambda: str(client.blocking_key_value_get(key, left)))
+    found, _ = attempt(lambda: str(client.blocking_key_value_get(key, left)))
+    # A millisecond may be too short to read what has long been there.
+    return attempt(lambda: str(client.key_value_try_get(key))) if found is None else (found, None)
 
 
 def _compare(
@@ -147,7 +149,7 @@ def _require_equal(own: Mapping[str, Any], here: int, others: Mapping[str, Any],
 
 
 def _tell_missing(here: int, others: Sequence[int], wait: float, error: Exception | None) -> None:
-    reason = "" if error is None or "DEADLINE_EXCEEDED" in str(error) else f" ({error})"
+    reason = "" if error is None or "NOT_FOUND" in str(error) else f" ({error})"
     _logger.warning(
         "Process %s of the job has made no Reporter within %g s of process %d%s: training goes on, but configurations "
         "were not compared. With a state that all processes hold, each of them has to make one and to call its step; "
