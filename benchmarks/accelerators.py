@@ -2,7 +2,7 @@
 
 The compilers for NVIDIA GPUs and TPUs run on any CPU. What comes out is the real program for the chip: kernels, copies,
 loops, collectives and temporary memory are counted in it, and the TPU compiler adds an estimate of its run time.
-Nothing is timed: every figure is of a compiled program, none is measured.
+None of that is measured: every figure is of a compiled program. What can be timed here is the compiling itself.
 On a GPU each kernel is a launch, and their number is the cost of programs as small as these. A TPU launches a program
 once, whatever is in it, and moves data ahead of its use (the many copies); there the estimate tells more.
 
@@ -10,6 +10,7 @@ once, whatever is in it, and moves data ahead of its use (the many copies); ther
     python benchmarks/accelerators.py                # H100, TPU v5e, and slices of 64 and 1024 TPUs
     python benchmarks/accelerators.py --all          # and TPU v4, v5p and v6e, and more slices of 64
     python benchmarks/accelerators.py --check        # only what has a budget; exit status 1 when it is exceeded
+    python benchmarks/accelerators.py --compile-time # instead: how much longer a train step takes to compile
     python benchmarks/accelerators.py --json
 """
 
@@ -19,62 +20,20 @@ import math
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
+import numpy as np
+from chips import CHIPS, DEFAULT_CHIPS, devices_of
 from hlo import COLLECTIVES, Program
-from jax.experimental import topologies
 from jax.sharding import Mesh
-from measuring import add_json, environment, publish, table
-from workloads import BARE, MONITORED, Workload, workloads
-
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
-  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
-  block_dim_limit_z: 65535 memory_bandwidth: 3352320000000 l2_cache_size: 52428800 clock_rate_ghz: 1.98
-  device_memory_size: 84929347584 shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
-  registers_per_core_limit: 65536 registers_per_block_limit: 65536 thread_dim_limit_x: 1024 thread_dim_limit_y: 1024
-  thread_dim_limit_z: 64 device_address_bits: 64 driver_version: "13.0.0" runtime_version: "13.0.0"
-  compile_time_toolkit_version: "13.0.0" dnn_version: "9.10.0"
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
-
-
-class Chip(NamedTuple):
-    """What a compiler has to be told about a chip that it cannot see."""
-
-    platform: str  # "cuda" or "tpu"
-    topology: str  # the smallest that its compiler accepts
-    environment: dict[str, str]
-    is_slice: bool = False  # many chips: only what is spread over all of them is compiled
-
-
-def _tpu(topology: str, kind: str, *, is_slice: bool = False) -> Chip:
-    here = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": kind, "TPU_WORKER_HOSTNAMES": "localhost"}
-    return Chip("tpu", topology, here, is_slice)
-
-
-CHIPS = {
-    "H100": Chip("cuda", "1x1x1", {"XLA_FLAGS": "--xla_gpu_autotune_level=0"}),  # tuning would need the GPU
-    "TPU v5e": _tpu("v5e:2x2", "v5e-4"),
-    "TPU v4": _tpu("v4:2x2x1", "v4-8"),
-    "TPU v5p": _tpu("v5p:2x2x1", "v5p-8"),
-    "TPU v6e": _tpu("v6e:2x2", "v6e-4"),
-    "64 x TPU v4": _tpu("v4:4x4x4", "v4-128", is_slice=True),  # a type counts cores, two to a v4 or v5p
-    "64 x TPU v5e": _tpu("v5e:8x8", "v5litepod-64", is_slice=True),
-    "64 x TPU v5p": _tpu("v5p:4x4x4", "v5p-128", is_slice=True),
-    "64 x TPU v6e": _tpu("v6e:8x8", "v6e-64", is_slice=True),
-    "1024 x TPU v5p": _tpu("v5p:8x8x16", "v5p-2048", is_slice=True),
-}
-DEFAULT_CHIPS = ("H100", "TPU v5e", "64 x TPU v5p", "64 x TPU v6e", "1024 x TPU v5p")
-
+from measuring import add_json, environment, in_rounds, publish, quartiles, table, whole
+from workloads import BARE, MONITORED, Workload, train_step, update, workloads
 
 # Compiling
 
@@ -154,13 +113,8 @@ def estimate(seconds: float | None) -> float | None:
 
 
 def census(chip: str, *, only_budgets: bool) -> list[Row]:
-    """Compile for one chip. Its environment has to be set before JAX starts."""
-    platform, topology, _, is_slice = CHIPS[chip]
-    if platform == "cuda":
-        described = topologies.get_topology_desc(platform=platform, target_config=H100, topology=topology)
-    else:
-        described = topologies.get_topology_desc(platform=platform, topology_name=topology)
-    devices = described.devices
+    """Compile for one chip."""
+    devices, is_slice = devices_of(chip), CHIPS[chip].is_slice
     found, missing = workloads()
     wanted = [w for w in found if runs_on(w, len(devices), is_slice) and (w.has_budget or not only_budgets)]
     if missing and not only_budgets:
@@ -178,10 +132,28 @@ def runs_on(workload: Workload, devices: int, is_slice: bool) -> bool:
     return 1 < devices <= workload.most_chips if workload.spread else not is_slice
 
 
-def census_in_child(chip: str, *, only_budgets: bool) -> list[Row]:
-    """The same in a process of its own: compilers read their flags once, and each platform has others."""
+def time_compiling(chip: str, rounds: int) -> dict[str, Any]:
+    """Time the compiler, which runs on this machine, on the train step bare and monitored; seconds, with tracing."""
+    mesh = Mesh(devices_of(chip)[:1], ("data",))
+    update(1, 64, mesh).compile()  # what a process pays once
+
+    def seconds(*, monitored: bool) -> float:
+        jax.clear_caches()
+        start = time.perf_counter()
+        train_step(mesh, monitored=monitored).compile()
+        return time.perf_counter() - start
+
+    runs = {name: partial(seconds, monitored=name == MONITORED) for name in (BARE, MONITORED)}
+    times = {name: np.array(v) for name, v in in_rounds(runs, rounds, np.random.default_rng(0)).items()}
+    added, ratio = times[MONITORED] - times[BARE], times[MONITORED] / times[BARE]
+    figures = {**times, "added": added, "x bare": ratio}
+    return {"compiled for": chip} | {name: quartiles(v) for name, v in figures.items()}
+
+
+def in_child(chip: str, flags: Sequence[str]) -> Any:
+    """Do what the flags say in a process of its own: compilers read theirs once, and each platform has others."""
     child = subprocess.run(
-        [sys.executable, __file__, "--child", chip, *(["--check"] if only_budgets else [])],
+        [sys.executable, __file__, "--child", chip, *flags],
         env={**os.environ, **CHIPS[chip].environment, "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         text=True,
@@ -189,7 +161,7 @@ def census_in_child(chip: str, *, only_budgets: bool) -> list[Row]:
     )
     if child.returncode:
         raise SystemExit(f"compiling for {chip} failed with exit status {child.returncode}; its messages are above")
-    return [Row(**row) for row in json.loads(child.stdout.splitlines()[-1])]
+    return json.loads(child.stdout.splitlines()[-1])
 
 
 # Printing
@@ -229,21 +201,45 @@ def watched(rows: Sequence[Row]) -> Iterator[str]:
             yield line
 
 
+def work(chip: str, options: argparse.Namespace) -> Any:
+    """Do for one chip what the command line says; returns what JSON can hold."""
+    if options.compile_time:
+        return time_compiling(chip, options.compile_time)
+    return [asdict(row) for row in census(chip, only_budgets=options.check)]
+
+
 def main() -> int:
     """Run the command line; the exit status is 1 when `--check` finds something."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--all", action="store_true", help="also TPU v4, v5p and v6e, and 64 TPU v4 and v5e")
     parser.add_argument("--check", action="store_true", help="compile what has a budget; exit status 1 when exceeded")
+    parser.add_argument(
+        "--compile-time",
+        type=whole,
+        nargs="?",
+        const=5,
+        metavar="ROUNDS",
+        help="instead, time the compilers on a train step, bare and monitored (5 rounds)",
+    )
     add_json(parser)
     parser.add_argument("--child", choices=CHIPS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        print(json.dumps([asdict(row) for row in census(options.child, only_budgets=options.check)]))
+        print(json.dumps(work(options.child, options)))
         return 0
 
     jax.config.update("jax_platforms", "cpu")  # a chip that is here is not needed, and may be in use
     chips = CHIPS if options.all else DEFAULT_CHIPS
-    rows = [row for chip in chips for row in census_in_child(chip, only_budgets=options.check)]
+    if options.compile_time:
+        flags = ["--compile-time", str(options.compile_time)]
+        times = [in_child(chip, flags) for chip in chips if not CHIPS[chip].is_slice]
+        text = f"Seconds to trace and compile a train step here; {options.compile_time} rounds.\n\n"
+        columns = dict.fromkeys(times[0], 1) | {"x bare": 3}
+        publish({"environment": environment("accelerators"), "rows": times}, text + table(times, columns), options.json)
+        return 0
+
+    found = [in_child(chip, ["--check"] if options.check else []) for chip in chips]
+    rows = [Row(**row) for of_chip in found for row in of_chip]
     result = {"environment": environment("accelerators"), "rows": [asdict(row) for row in rows]}
     publish(result, text_of(rows), options.json)
     if not options.check:

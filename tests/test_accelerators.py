@@ -4,7 +4,8 @@ from collections import Counter
 
 import accelerators
 import pytest
-from accelerators import CHIPS, Row
+from accelerators import Row
+from chips import CHIPS
 from hlo import Program
 from workloads import BARE, MONITORED, Workload
 
