@@ -1,19 +1,19 @@
 """The picture of `overhead.py`: ratios with their quartiles, and where the time of a step goes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 
-def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw one line per row; needs matplotlib."""
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw one line per row, over the band in which the bare step differs from itself; needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    rows = result["rows"]
     names = [row["watched by"] for row in rows][::-1]
-    figure = Figure(figsize=(10, 1.3 + 0.36 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(10, 1.5 + 0.36 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     for y, row in enumerate(reversed(rows)):
@@ -21,10 +21,14 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         color = "#0969da" if row["watched by"] == "monitored" else "#59636e"
         left.plot([low, high], [y, y], color=color, linewidth=4, alpha=0.35, solid_capstyle="butt")
         left.plot(middle, y, "o", color=color)
-        left.annotate(f"{middle:.2f}", (middle, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        left.annotate(f"{middle:.3f}", (middle, y), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+        if row["watched by"] == "bare again":
+            left.axvspan(low, high, color="#eaeef2", zorder=-1, label="noise: the bare step against itself")
+            left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize=8)
     left.axvline(1.0, color="#d0d7de", zorder=0)
     left.set(yticks=range(len(names)), yticklabels=names, xlabel="time per step, x bare (median, quartiles)")
     left.margins(y=0.12)
+    left.locator_params(axis="x", nbins=6)
     start = np.zeros(len(rows))
     parts = {"dispatch": ("dispatch, us", 1e-3), "device": ("device, ms", 1.0), "host": ("host, us", 1e-3)}
     for (label, (column, scale)), color in zip(parts.items(), ("#bf8700", "#8c959f", "#cf222e"), strict=True):
@@ -35,5 +39,7 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=9)
+    environment = result["environment"]
+    title = [environment["device"], result["step"]], [f"rounds: {result['rounds']}", environment["date"]]
+    figure.suptitle("\n".join("; ".join(line) for line in title), fontsize=9)
     figure.savefig(path, dpi=150)

@@ -272,8 +272,7 @@ def main() -> None:
         result = measure(options, Path(name))
     publish(result, text_of(result), options.json)
     if options.picture:
-        title = f"{result['environment']['device']}; {result['step']}; {result['environment']['date']}"
-        draw(result["rows"], title, options.picture)
+        draw(result, options.picture)
 
 
 if __name__ == "__main__":
