@@ -1,6 +1,6 @@
 """What grows when a run does: with devices, with rewards, with steps.
 
-    python benchmarks/scaling.py                       # about six minutes on two CPU cores
+    python benchmarks/scaling.py                       # about two minutes on two CPU cores
     python benchmarks/scaling.py devices --json
     python benchmarks/scaling.py steps --steps 10000
 
