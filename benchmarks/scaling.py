@@ -9,8 +9,9 @@
               cores of one machine: what they show is what a program does, not what a chip would take. With several
               devices in the process no part of an update is compiled as one kernel, on one of them neither.
     rewards   R from 1 to 256 in one state: leaves, kernels, bytes, compile time, time of an update and of a pack.
-    steps     one run of 100,000 steps with a run directory, in ten parts: time per step, memory of the process, live
-              arrays, bytes of JSONL per step, and records that a full queue lost. All should stay what they were.
+    steps     one run of 100,000 steps with a run directory, in ten parts: time per step beside that of a run which has
+              just begun, in turns; memory of the process, live arrays, bytes of JSONL per step, and records that a
+              full queue lost. All should stay what they were.
 
 Each part is a process of its own, since JAX fixes its devices once.
 """
@@ -41,7 +42,8 @@ from tunrex_jax_monitor.accumulator import _update_jit
 
 DEVICES, REWARDS, PARTS = (1, 2, 4, 8), (1, 4, 16, 64, 256), 10
 SAMPLES, CALLS = 512, 10
-RATIO = "x the first"
+RATIO, FRESH = "x the first", "x a fresh run"
+TURNS = 10  # of the long run and a fresh one, within a tenth
 
 
 def stream(function: Callable[[Any, Any], Any], state: Any, rewards: Any) -> Callable[[], float]:
@@ -145,41 +147,56 @@ def over_rewards(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+class Loop:
+    """Updates that go into a run directory, four rewards of 8 x 8 samples a step."""
+
+    def __init__(self, directory: Path) -> None:
+        self.acc = trm.RewardAccumulator(tuple(f"r{i}" for i in range(4)), group_size=8, log_frequency=10)
+        x = np.random.default_rng(0).normal(size=(16, 4, 8, 8)).astype(np.float32)
+        self.inputs = [dict(zip(self.acc.reward_names, map(jnp.asarray, of_step), strict=True)) for of_step in x]
+        self.reporter, self.directory = trm.Reporter(self.acc, run_dir=directory), directory
+        self.mon, self.step = self.acc.init(), 0
+        self.run(100)  # compile, and fill the caches
+
+    def run(self, steps: int) -> float:
+        """Make so many steps, and wait until they are written; returns the microseconds of one."""
+        start = time.perf_counter()
+        for step in range(self.step, self.step + steps):
+            self.mon = self.reporter.step(step, self.acc.update_jit(self.mon, self.inputs[step % 16]))
+        self.reporter.flush()
+        self.step += steps
+        return 1e6 * (time.perf_counter() - start) / steps
+
+    def written(self) -> tuple[int, int]:
+        """Return bytes and lines of the records."""
+        text = (self.directory / "records.jsonl").read_bytes()
+        return len(text), text.count(b"\n")
+
+
 def over_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run many steps and look at the process after each tenth of them."""
-    acc = trm.RewardAccumulator(tuple(f"r{i}" for i in range(4)), group_size=8, log_frequency=10)
-    draw = jax.jit(lambda i: dict(zip(acc.reward_names, jax.random.normal(jax.random.key(i), (4, 8, 8)), strict=True)))
-    inputs = [draw(i) for i in range(16)]
-    rows, mon, part = [], acc.init(), options.steps // PARTS
-    with tempfile.TemporaryDirectory() as name, trm.Reporter(acc, run_dir=Path(name)) as reporter:
-        for step in range(100):  # compile, and fill the caches
-            mon = reporter.step(step, acc.update_jit(mon, inputs[step % 16]))
-        reporter.flush()
-        size, lines = written(Path(name))
+    """Run many steps, in turn with a run that has just begun, and look at the process after each tenth of them."""
+    rows, part = [], options.steps // PARTS
+    with tempfile.TemporaryDirectory() as name:
+        long = Loop(Path(name, "long"))
+        size, lines = long.written()
         for i in progress(range(PARTS), "part"):
-            start = time.perf_counter()
-            for step in range(100 + i * part, 100 + (i + 1) * part):
-                mon = reporter.step(step, acc.update_jit(mon, inputs[step % 16]))
-            reporter.flush()
-            seconds, before = time.perf_counter() - start, (size, lines)
-            size, lines = written(Path(name))
+            fresh = Loop(Path(name, f"fresh-{i}"))
+            times = np.array([(long.run(part // TURNS), fresh.run(part // TURNS)) for _ in range(TURNS)])
+            fresh.reporter.close()
+            before, (size, lines) = (size, lines), long.written()
             gc.collect()
             rows.append({
                 "steps": (i + 1) * part,
-                "us per step": 1e6 * seconds / part,
-                RATIO: 1e6 * seconds / part / rows[0]["us per step"] if rows else 1.0,
+                "us per step": quartiles(times[:, 0]),
+                FRESH: quartiles(times[:, 0] / times[:, 1]),
                 "process, MB": resident_bytes() / 1e6,
                 "live arrays": len(jax.live_arrays()),
                 "JSONL bytes per step": (size - before[0]) / part,
-                "records lost": part // acc.log_frequency - (lines - before[1]),
+                "records lost": part // long.acc.log_frequency - (lines - before[1]),
             })  # fmt: skip
+            del fresh
+        long.reporter.close()
     return rows
-
-
-def written(directory: Path) -> tuple[int, int]:
-    """Return bytes and lines of the records."""
-    text = (directory / "records.jsonl").read_bytes()
-    return len(text), text.count(b"\n")
 
 
 def resident_bytes() -> int:
@@ -195,7 +212,7 @@ COLUMNS = {
         "x R = 1": 2, "pack, us": 0,
     },
     "steps": {
-        "steps": 0, "us per step": 1, RATIO: 2, "process, MB": 0, "live arrays": 0, "JSONL bytes per step": 1,
+        "steps": 0, "us per step": 0, FRESH: 2, "process, MB": 0, "live arrays": 0, "JSONL bytes per step": 1,
         "records lost": 0,
     },
 }  # fmt: skip
@@ -231,7 +248,7 @@ def main() -> None:
         return
     rows = {part: in_child(part) for part in options.parts or PART}
     text = "\n\n".join(f"{part}:\n\n{table(rows[part], COLUMNS[part])}" for part in rows)
-    note = "Median (p25-p75) of the rounds, ratios within a round; the long run is timed once.\n\n"
+    note = "Median (p25-p75) of the rounds, or of ten turns of the long run; ratios within a round or turn.\n\n"
     publish({"environment": environment("scaling"), "rounds": options.rounds, **rows}, note + text, options.json)
 
 
