@@ -53,7 +53,7 @@ class Emitter:
         """Return the packed words, which may not be computed yet, and the state with a fresh interval."""
         if self._compiled is None or threading.get_ident() == self._thread:
             words, after = transfer.emit(self._acc, state)
-            # Where a handler of the owner's emits while a program is being traced, it would become part of that.
+            # Where an owner's handler emits while a program is traced, the pack has only become part of that.
             if self._compiled is None or not isinstance(words, jax.core.Tracer):
                 return words, after
         return transfer.emit_compiled(self._acc, state, self._compiled)

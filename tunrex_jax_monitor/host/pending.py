@@ -22,7 +22,7 @@ from tunrex_jax_monitor.host.guard import attempt
 
 _logger = logging.getLogger("tunrex_jax_monitor")
 _ALLOWED = "the MonitorState that init() or update() of this accumulator returned"
-_KNOWN = 8  # states that emissions without a step between them have ended
+_KNOWN = 8  # states that were emitted without a step between them
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +41,7 @@ class _Begin(NamedTuple):
     state: MonitorState | None = None
     last: Any = None  # the owner's step then
     key: object = None
-    emitted: tuple[object, ...] = ()  # `fields` of the states that an emission ended: they tell those, and are small
+    emitted: tuple[object, ...] = ()  # `fields` of the states that have been emitted: they tell those, and are small
 
 
 class Interval(NamedTuple):
@@ -112,7 +112,7 @@ class Pending:
         return len(self._calls) >= every and number > self._begin.number
 
     def current(self, given: MonitorState) -> MonitorState:
-        """Return the state to go on with: given, or what an emission of that has left, in whose step ever it was."""
+        """Return the state to go on with: given, or what is left of it where its interval has been emitted."""
         begin = self._begin
         was_emitted = _is_state(given) and any(given.fields is fields for fields in begin.emitted)
         current = given if begin.state is None or not was_emitted or is_deleted(begin.state) else begin.state
