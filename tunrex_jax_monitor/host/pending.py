@@ -9,8 +9,10 @@ import itertools
 import logging
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
 import jax
@@ -41,7 +43,7 @@ class _Begin(NamedTuple):
     state: MonitorState | None = None
     last: Any = None  # the owner's step then
     key: object = None
-    emitted: tuple[object, ...] = ()  # `fields` of the states that have been emitted: they tell those, and are small
+    emitted: Mapping[int, object] = MappingProxyType({})  # `fields`, by `id`, of the states that have been emitted
 
 
 class Interval(NamedTuple):
@@ -114,7 +116,7 @@ class Pending:
     def current(self, given: MonitorState) -> MonitorState:
         """Return the state to go on with: given, or what is left of it where its interval has been emitted."""
         begin = self._begin
-        was_emitted = _is_state(given) and any(given.fields is fields for fields in begin.emitted)
+        was_emitted = _is_state(given) and id(given.fields) in begin.emitted
         current = given if begin.state is None or not was_emitted or is_deleted(begin.state) else begin.state
         # Where it returns this is one line without a call, so no handler runs in it.
         return current if begin is self._begin else self.current(given)
@@ -142,10 +144,11 @@ class Pending:
         Who is interrupted here goes on with the state before it, so only the last line may change anything.
         """
         before = self._begin
-        known: tuple[object, ...] = (emitted.fields,)
+        known: list[object] = [emitted.fields]  # which are small, and tell a state from every other
         if before.state is not None and self.current(emitted) is before.state:  # nothing came between the two
-            known = (*before.emitted[-_KNOWN:], before.state.fields)
-        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object(), known)
+            known = [*before.emitted.values(), before.state.fields][-_KNOWN:]
+        by_id = {id(fields): fields for fields in known}
+        self._begin = _Begin(self._emitted.number, state, self._emitted.last, object(), by_id)
 
     def _drop(self, call: _Call) -> None:
         attempt(partial(self._calls.remove, call))  # or somebody else has
