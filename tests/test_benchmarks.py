@@ -99,7 +99,8 @@ def test_ratios_are_taken_within_a_round_and_drawn(tmp_path):
     rows = overhead.rows_of(dict.fromkeys(blocks, variants.Variant(None)), blocks)
     assert rows[0]["x bare"] is None
     assert rows[1]["x bare"] == [1.5, 1.5, 1.5]
-    overhead.draw(rows, "title", tmp_path / "a.png")
+    environment = {"device": "1 x cpu", "date": "today"}
+    overhead.draw({"rows": rows, "step": "", "rounds": "", "environment": environment}, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
 
