@@ -9,9 +9,10 @@
               cores of one machine: what they show is what a program does, not what a chip would take. With several
               devices in the process no part of an update is compiled as one kernel, on one of them neither.
     rewards   R from 1 to 256 in one state: leaves, kernels, bytes, compile time, time of an update and of a pack.
-    steps     one run of 100,000 steps with a run directory, in ten parts: time per step beside that of a run which has
-              just begun, in turns; memory of the process, live arrays, bytes of JSONL per step, and records that a
-              full queue lost. All should stay what they were.
+    steps     one run of 100,000 steps with a run directory, in ten parts: time per step, against the first part and, in
+              turns, a run in the same process that has just begun; memory of the process, live arrays, bytes of JSONL
+              per step, and records that a full queue lost. All should stay what they were. What slows down the whole
+              process shows in the first of these ratios alone, and so does what the machine does besides.
 
 Each part is a process of its own, since JAX fixes its devices once.
 """
@@ -175,26 +176,32 @@ class Loop:
 
 def over_steps(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Run many steps, in turn with a run that has just begun, and look at the process after each tenth of them."""
-    rows, part = [], options.steps // PARTS
+    rows: list[dict[str, Any]] = []
+    part, rng = options.steps // PARTS, np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         long = Loop(Path(name, "long"))
         size, lines = long.written()
         for i in progress(range(PARTS), "part"):
             fresh = Loop(Path(name, f"fresh-{i}"))
-            times = np.array([(long.run(part // TURNS), fresh.run(part // TURNS)) for _ in range(TURNS)])
+            runs = {
+                "long": functools.partial(long.run, part // TURNS),
+                "fresh": functools.partial(fresh.run, part // TURNS),
+            }
+            times = {key: np.array(v) for key, v in in_rounds(runs, TURNS, rng).items()}
             fresh.reporter.close()
+            del fresh, runs
             before, (size, lines) = (size, lines), long.written()
             gc.collect()
             rows.append({
                 "steps": (i + 1) * part,
-                "us per step": quartiles(times[:, 0]),
-                FRESH: quartiles(times[:, 0] / times[:, 1]),
+                "us per step": quartiles(times["long"]),
+                RATIO: np.median(times["long"]) / rows[0]["us per step"][0] if rows else 1.0,
+                FRESH: quartiles(times["long"] / times["fresh"]),
                 "process, MB": resident_bytes() / 1e6,
                 "live arrays": len(jax.live_arrays()),
                 "JSONL bytes per step": (size - before[0]) / part,
                 "records lost": part // long.acc.log_frequency - (lines - before[1]),
             })  # fmt: skip
-            del fresh
         long.reporter.close()
     return rows
 
@@ -212,7 +219,7 @@ COLUMNS = {
         "x R = 1": 2, "pack, us": 0,
     },
     "steps": {
-        "steps": 0, "us per step": 0, FRESH: 2, "process, MB": 0, "live arrays": 0, "JSONL bytes per step": 1,
+        "steps": 0, "us per step": 0, RATIO: 2, FRESH: 2, "process, MB": 0, "live arrays": 0, "JSONL bytes per step": 1,
         "records lost": 0,
     },
 }  # fmt: skip
@@ -241,6 +248,8 @@ def main() -> None:
     parser.add_argument("--child", choices=PART, help=argparse.SUPPRESS)
     add_json(parser)
     options = parser.parse_args()
+    if options.steps < 1 or options.steps % (PARTS * TURNS):
+        parser.error(f"--steps: got {options.steps}, allowed: a multiple of {PARTS * TURNS}.")
     if unknown := set(options.parts) - PART.keys():
         parser.error(f"PART: got {', '.join(sorted(unknown))}, allowed: {', '.join(PART)}.")
     if options.child:

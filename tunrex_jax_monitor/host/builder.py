@@ -49,8 +49,8 @@ _SPARSE = (
 )
 
 _MISSING = (
-    "Updates are missing between two emissions: their interval was ended elsewhere. "
-    "Hand a state to one Reporter alone; it takes any number of sinks, Reporter(acc, sinks=[...])."
+    "Some updates came in no record: emissions were dropped, rows came behind a flush, the state is of a later "
+    "checkpoint, or another Reporter ended their interval. Hand a state to one alone; it takes any number of sinks."
 )
 
 _UNUSED = (
@@ -123,7 +123,7 @@ class Builder:
 
     def drain(self, timeout_seconds: float) -> bool:
         """Wait until everything put so far has gone to the workers; False when it took too long, or after `close`."""
-        return self._lane.wait_for(self.run(self._release), timeout_seconds)
+        return self._lane.is_alive() and self._lane.wait_for(self.run(self._release), timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """End the thread after what has been put."""

@@ -4,8 +4,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
 from tunrex_jax_monitor.host.lane import Lane, do_beside
@@ -51,12 +49,17 @@ class Emitter:
 
     def emit(self, state: MonitorState) -> tuple[Any, MonitorState]:
         """Return the packed words, which may not be computed yet, and the state with a fresh interval."""
-        if self._compiled is None or threading.get_ident() == self._thread:
-            words, after = transfer.emit(self._acc, state)
-            # Where an owner's handler emits while a program is traced, the pack has only become part of that.
-            if self._compiled is None or not isinstance(words, jax.core.Tracer):
-                return words, after
+        is_usual = threading.get_ident() == self._thread and not _is_tracing()
+        if self._compiled is None or is_usual:
+            return transfer.emit(self._acc, state)
         return transfer.emit_compiled(self._acc, state, self._compiled)
 
     def _keep(self, compiled: Any) -> None:
         self._compiled = compiled
+
+
+def _is_tracing() -> bool:
+    """Say whether this thread is tracing: an owner's handler may emit there, and the pack would join that program."""
+    from jax._src import core  # it has no public name
+
+    return not core.trace_state_clean()

@@ -41,12 +41,13 @@ def _is_of_a_signal_handler(error: Exception) -> bool:
 
 
 def _was_given_a_signal(frame: FrameType) -> bool:
-    """Tell whether a frame is of a function that was called as a signal handler is, with a number and a frame."""
+    """Tell whether a frame is of a function that was called as a signal handler is: with a number and its caller."""
     code, values = frame.f_code, frame.f_locals
     given = [values.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & inspect.CO_VARARGS:
-        given += values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
-    return any(type(b) is FrameType and isinstance(a, int) for a, b in itertools.pairwise(given))
+        rest = values.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount])
+        given += rest if type(rest) is tuple else ()  # the function may have given the name to anything
+    return any(b is not None and b is frame.f_back and isinstance(a, int) for a, b in itertools.pairwise(given))
 
 
 def _code_of(handler: Any) -> Any:
