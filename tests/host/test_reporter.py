@@ -287,6 +287,13 @@ def test_a_leaf_that_the_loop_puts_into_a_state_is_not_taken_out_again(sink):
         assert reporter.step(EVERY, mon._replace(window=window)).window is window
 
 
+def test_a_jax_that_does_not_say_whether_it_traces_costs_no_record(sink, monkeypatch):
+    monkeypatch.delattr("jax._src.core.trace_state_clean")
+    with Reporter(ACC, [sink]) as reporter:
+        run_loop(reporter, STEPS)
+    assert updates(sink.records) == [4, 8, 10]
+
+
 def test_a_close_beside_a_loop_that_goes_on_takes_the_newest_state(sink):
     """It waits for a sink first, and the loop makes steps meanwhile."""
     slow = Stuck()

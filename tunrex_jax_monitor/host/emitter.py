@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunrex_jax_monitor.device.state import MonitorState
 from tunrex_jax_monitor.host import transfer
+from tunrex_jax_monitor.host.guard import attempt
 from tunrex_jax_monitor.host.lane import Lane, do_beside
 
 if TYPE_CHECKING:
@@ -60,6 +61,11 @@ class Emitter:
 
 def _is_tracing() -> bool:
     """Say whether this thread is tracing: an owner's handler may emit there, and the pack would join that program."""
+    is_clean, _ = attempt(_has_clean_trace)  # a JAX that calls it otherwise costs the answer, not the emission
+    return is_clean is False
+
+
+def _has_clean_trace() -> bool:
     from jax._src import core  # it has no public name
 
-    return not core.trace_state_clean()
+    return bool(core.trace_state_clean())

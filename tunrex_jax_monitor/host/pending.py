@@ -116,9 +116,9 @@ class Pending:
 
     def current(self, given: MonitorState) -> MonitorState:
         """Return the state to go on with: given, or what is left of it where its interval has been emitted."""
-        begin = self._begin
-        was_emitted = _is_state(given) and id(given.fields) in begin.emitted and _differ_in_fields(given, begin.state)
-        current = begin.state if was_emitted and begin.state is not None else given
+        begin, current = self._begin, given
+        if (after := begin.state) is not None and _is_state(given) and id(given.fields) in begin.emitted:
+            current = after if _differ_in_fields(given, after) else given
         # Where it returns this is one line without a call, so no handler runs in it.
         return current if begin is self._begin else self.current(given)
 
@@ -213,12 +213,12 @@ def _is_state(state: object) -> TypeGuard[MonitorState]:
     return issubclass(type(state), MonitorState)  # `isinstance` asks the object itself, which may raise
 
 
-def _differ_in_fields(emitted: MonitorState, after: MonitorState | None) -> bool:
+def _differ_in_fields(emitted: MonitorState, after: MonitorState) -> bool:
     """Tell whether one state is what an emission has left of another: all but the first leaf are the same arrays.
 
     Arrays of numpy tell nothing, since an owner may write the next state into them.
     """
-    if after is None or is_deleted(after) or not isinstance(emitted.fields, jax.Array):
+    if is_deleted(after) or not isinstance(emitted.fields, jax.Array):
         return False
     return all(map(operator.is_, emitted[1:], after[1:]))
 
